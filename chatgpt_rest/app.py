@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The wiring and the order of things: what is built from what, what starts before what, and what ends last."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Final
+
+from aiohttp import web
+
+from chatgpt_rest.api.routes import API
+from chatgpt_rest.ask import Asking
+from chatgpt_rest.auth import Auth, read_digest_key
+from chatgpt_rest.clock import Clock
+from chatgpt_rest.config import Config
+from chatgpt_rest.context import ASKING, AUTH, CONFIG, EDITS, MIRROR_OF_ALL, ROUTES, SYNC, Route
+from chatgpt_rest.control import control_over, serve_control
+from chatgpt_rest.edits import Edits
+from chatgpt_rest.errors import MirrorError
+from chatgpt_rest.listener import listening
+from chatgpt_rest.middleware import auth_middleware, budget_middleware, errors_middleware
+from chatgpt_rest.mirror import Mirror, open_mirror
+from chatgpt_rest.notify import Notifier
+from chatgpt_rest.sync import Sync
+from chatgpt_rest.upstream.limits import LONGEST_ATTEMPT_SECONDS
+from chatgpt_rest.upstream.protocol import Upstream
+from chatgpt_rest.upstream.revchatgpt import RevChatGPT
+
+_PUSH_EVERY_SECONDS: Final = 60.0
+
+log = logging.getLogger(__name__)
+
+
+def build_app(
+    config: Config, *, mirror: Mirror, auth: Auth, sync: Sync, asking: Asking, edits: Edits
+) -> web.Application:
+    """The application over services that somebody else opened and will close."""
+    app = web.Application(
+        middlewares=[errors_middleware, auth_middleware, budget_middleware],
+        client_max_size=config.server.max_body_bytes,
+    )
+    app[CONFIG] = config
+    app[MIRROR_OF_ALL] = mirror
+    app[AUTH] = auth
+    app[SYNC] = sync
+    app[ASKING] = asking
+    app[EDITS] = edits
+    routes: dict[object, Route] = {route.handler: route for route in API}
+    app[ROUTES] = routes
+    for route in API:
+        if route.method == "GET":
+            app.router.add_get(route.path, route.handler)
+        else:
+            app.router.add_route(route.method, route.path, route.handler)
+    return app
+
+
+@asynccontextmanager
+async def running(config: Config, *, clock: Clock, upstream: Upstream | None = None) -> AsyncIterator[web.Application]:
+    """Everything that the server is made of, open, but for its doors. Raises StartError.
+
+    Ends in the opposite order: answers under way first, the database last.
+    """
+    async with AsyncExitStack() as stack:
+        mirror = await stack.enter_async_context(
+            open_mirror(
+                config.mirror.path,
+                clock=clock,
+                requests_per_hour=config.rate_limit.requests_per_hour,
+                checks_per_hour=config.auth.checks_per_hour,
+                longest_attempt_seconds=LONGEST_ATTEMPT_SECONDS,
+                cache_bytes=config.mirror.cache_bytes,
+            )
+        )
+        if upstream is None:
+            upstream = RevChatGPT(
+                base_url=config.upstream.base_url,
+                model=config.upstream.model,
+                answer_timeout_seconds=config.upstream.answer_timeout_seconds,
+            )
+            stack.push_async_callback(upstream.aclose)
+        auth = build_auth(config, mirror, upstream, clock)
+        stack.push_async_callback(auth.aclose)
+        sync = Sync(upstream, clock)
+        stack.push_async_callback(sync.aclose)
+        edits = Edits(upstream)
+        asking = Asking(upstream, mirror.requests, fetch=sync.fetch, push_title=edits.push_title, sleep=asyncio.sleep)
+        stack.push_async_callback(asking.drain, config.server.drain_seconds)
+        yield build_app(config, mirror=mirror, auth=auth, sync=sync, asking=asking, edits=edits)
+
+
+def build_auth(config: Config, mirror: Mirror, upstream: Upstream, clock: Clock) -> Auth:
+    """Auth over an open mirror, with the key that lies beside it. Raises StartError."""
+    return Auth(
+        mirror,
+        upstream,
+        clock,
+        digest_key=read_digest_key(config.mirror.path.with_name(config.mirror.path.name + ".key")),
+        accepts_access_tokens=config.accepts_access_tokens,
+        configured=config.access_token,
+        configured_file=config.access_token_file,
+    )
+
+
+async def serve(config: Config, *, clock: Clock, on_ready: Callable[[str], Awaitable[None]] | None = None) -> None:
+    """Serve until SIGTERM or SIGINT, then let answers under way finish. `on_ready` is told the address. Raises
+    StartError.
+    """
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    notifier = Notifier.from_environment(os.environ)
+    async with AsyncExitStack() as stack:
+        app = await stack.enter_async_context(running(config, clock=clock))
+        await stack.enter_async_context(serve_control(control_over(app, clock), config.control_socket))
+        listener = await stack.enter_async_context(listening(app, config.server))
+        await stack.enter_async_context(_background(notifier.watchdog(), _go_upstream(config, app)))
+        log.info("listening address=%s mirror=%s", listener.address, config.mirror.path)
+        notifier.ready(f"listening on {listener.address}")
+        if on_ready is not None:
+            await on_ready(listener.address)
+        await stop.wait()
+        notifier.stopping()
+        log.info("stopping")
+        await listener.close_door()
+        await app[ASKING].drain(config.server.drain_seconds)
+
+
+async def _go_upstream(config: Config, app: web.Application) -> None:
+    """What the server does of its own accord: prove the configured token, and push titles that were kept."""
+    try:
+        await app[AUTH].adopt_configured()
+    except MirrorError as error:
+        log.warning("the configured access token could not be proved reason=%s", error.text)
+    while config.sync.enabled:
+        await asyncio.sleep(_PUSH_EVERY_SECONDS)
+        await push_titles(app, leave=config.sync.reserve)
+
+
+async def push_titles(app: web.Application, *, leave: int) -> None:
+    """Push the titles that wait, of every account a token is at hand for, leaving so many tokens to people."""
+    for account in app[AUTH].accounts():
+        try:
+            caller = await app[AUTH].caller_of(account, leave=leave)
+            await app[EDITS].push_titles(app[MIRROR_OF_ALL].of(account), caller)
+        except MirrorError as error:
+            log.info("titles are kept account=%s reason=%s", account, error.code)
+
+
+@asynccontextmanager
+async def _background(*work: Awaitable[None]) -> AsyncIterator[None]:
+    tasks = [asyncio.ensure_future(each) for each in work]
+    for task in tasks:
+        task.add_done_callback(_log_failure)
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _log_failure(task: asyncio.Future[None]) -> None:
+    with contextlib.suppress(asyncio.CancelledError):
+        if (error := task.exception()) is not None:
+            log.error("work in the background ended", exc_info=error)

@@ -1,0 +1,357 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One ask as a task of its own: written down before it leaves, written on as it comes, awaited by any number of
+readers.
+
+A client that hangs up changes nothing. A prompt is sent at most once: where the line broke so that nobody can tell
+whether it arrived, the ask ends as uncertain, and the conversation is fetched before anyone builds on it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any, Final
+from uuid import uuid4
+
+from chatgpt_rest import chatgpt_json
+from chatgpt_rest.errors import (
+    AnswerIncomplete,
+    AskUncertain,
+    BadRequest,
+    BudgetSpent,
+    Conflict,
+    MirrorError,
+    NotFound,
+    StorageFailed,
+    Unavailable,
+    UpstreamBroken,
+    UpstreamBusy,
+    UpstreamError,
+    UpstreamSlow,
+)
+from chatgpt_rest.mirror import AccountMirror, AskRecord, AskState, RequestLog, Standing
+from chatgpt_rest.model import Completeness, Conversation, Node, Question
+from chatgpt_rest.upstream.protocol import Answer, Caller, FindCaller, Upstream
+
+CONTINUATIONS: Final = 8
+"""How often one answer is continued: a model that never ends would else spend the whole budget on one question."""
+
+_GROWS_EVERY_SECONDS: Final = 1.0
+_BUSY_PAUSES_SECONDS: Final = (1.0, 2.0, 4.0, 8.0)  # "Only one message at a time": the person's own browser is asking
+
+Fetch = Callable[[AccountMirror, str, FindCaller], Awaitable[None]]
+PushTitle = Callable[[AccountMirror, Caller, str, str], Awaitable[bool]]
+Sleep = Callable[[float], Awaitable[None]]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskRequest:
+    """What a client asks. With no `conversation_id` it opens a conversation; with no `parent_id` it goes on from the
+    end of the current branch.
+    """
+
+    prompt: str
+    conversation_id: str | None = None
+    parent_id: str | None = None
+    title: str | None = None
+    model: str | None = None
+    autocontinue: bool = False
+
+    def digest(self) -> bytes:
+        """Equal for equal requests: tells a retry from another request under the same key."""
+        return sha256(repr(self).encode("utf-8", "surrogatepass")).digest()
+
+
+class Asking:
+    """Asks upstream on behalf of accounts: any number of accounts at once, one ask at a time for each."""
+
+    def __init__(
+        self, upstream: Upstream, requests: RequestLog, *, fetch: Fetch, push_title: PushTitle, sleep: Sleep
+    ) -> None:
+        self._upstream = upstream
+        self._requests = requests
+        self._fetch = fetch
+        self._push_title = push_title
+        self._sleep = sleep
+        self._turns: dict[str, asyncio.Lock] = {}
+        self._tasks: set[asyncio.Task[dict[str, Any]]] = set()
+        self._by_key: dict[tuple[str, bytes], tuple[bytes, asyncio.Task[dict[str, Any]]]] = {}
+        self._is_closing = False
+
+    async def ask(
+        self, mirror: AccountMirror, request: AskRequest, find_caller: FindCaller, *, idempotency_key: str | None = None
+    ) -> dict[str, Any]:
+        """The answer, as the message object that `GET messages` ends with from now on.
+
+        The same `idempotency_key` within a day answers the same and asks nothing; Conflict where the request differs.
+        Raises UpstreamError and BudgetSpent where the prompt was not taken (nothing of it is kept), AnswerIncomplete
+        where the answer broke off (what came is kept), AskUncertain where nobody can tell.
+        """
+        if self._is_closing:
+            raise Unavailable("the server is shutting down; ask again in a moment", retry_after_seconds=5)
+        key = None if idempotency_key is None else sha256(idempotency_key.encode()).digest()
+        under_way = None if key is None else self._by_key.get((mirror.account, key))
+        if under_way is not None:
+            digest, task = under_way
+            _check_same(digest, request)
+        else:
+            task = asyncio.create_task(self._answer(mirror, request, find_caller, key))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+            if key is not None:
+                self._remember(task, mirror.account, key, request.digest())
+        return await asyncio.shield(task)
+
+    async def drain(self, seconds: float) -> None:
+        """Let the asks under way finish, for so long; then break them off, with what has come written down."""
+        self._is_closing = True
+        if self._tasks:
+            log.info("waiting for answers under way asks=%d seconds=%g", len(self._tasks), seconds)
+            await asyncio.wait(self._tasks, timeout=seconds)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _remember(self, task: asyncio.Task[dict[str, Any]], account: str, key: bytes, digest: bytes) -> None:
+        self._by_key[account, key] = (digest, task)
+        task.add_done_callback(lambda _: self._by_key.pop((account, key), None))
+
+    # ------------------------------------------------------------------------------------------------ the task
+
+    async def _answer(
+        self, mirror: AccountMirror, request: AskRequest, find_caller: FindCaller, key: bytes | None
+    ) -> dict[str, Any]:
+        earlier = None if key is None else await mirror.asks.find(key)
+        if earlier is not None:
+            _check_same(earlier.request_digest, request)
+            return await _answered(mirror, earlier)
+        async with self._turns.setdefault(mirror.account, asyncio.Lock()):
+            if request.model is not None:
+                await self._requests.check_model(mirror.account, request.model)
+            caller = await find_caller()
+            parent_id = await self._parent(mirror, request, find_caller)
+            question = Question(
+                message_id=str(uuid4()),
+                prompt=request.prompt,
+                conversation_id=request.conversation_id,
+                parent_id=parent_id,
+                model=request.model,
+            )
+            ask_id = uuid4().hex
+            await mirror.asks.begin(
+                ask_id,
+                question,
+                draft_id=str(uuid4()),
+                title=request.title,
+                idempotency_digest=key,
+                request_digest=request.digest(),
+            )
+            record = await self._send(mirror, caller, ask_id, question, autocontinue=request.autocontinue)
+            if request.title is not None:
+                await self._push_title(mirror, caller, record.conversation, request.title)
+        return await _answered(mirror, record)
+
+    async def _parent(self, mirror: AccountMirror, request: AskRequest, find_caller: FindCaller) -> str | None:
+        """The message to go on from: one that upstream is known to have. Fetches the conversation where that is
+        open.
+        """
+        if request.conversation_id is None:
+            return None
+        standing = await mirror.conversations.standing(request.conversation_id)
+        if standing is Standing.DELETED:
+            raise NotFound("conversation")
+        if standing is Standing.LOCAL:
+            raise Conflict(
+                "it is not known whether this conversation ever reached ChatGPT; ask in a new one",
+                code="conversation_uncertain",
+            )
+        if standing is Standing.LISTED and request.parent_id is not None:
+            return request.parent_id  # whether it exists, upstream will say: one request instead of two
+        if standing is not Standing.HERE:
+            await self._fetch(mirror, request.conversation_id, find_caller)
+        tree = await mirror.conversations.get(request.conversation_id)
+        parent = _confirmed_parent(tree, request.parent_id)
+        if parent is None and standing is Standing.HERE:  # what is here may be older than what the client saw
+            await self._fetch(mirror, request.conversation_id, find_caller)
+            tree = await mirror.conversations.get(request.conversation_id)
+            parent = _confirmed_parent(tree, request.parent_id)
+        if parent is None and request.parent_id is not None:
+            raise BadRequest("parent_id names no message of this conversation")
+        return parent or _newest_confirmed(tree)
+
+    async def _send(
+        self, mirror: AccountMirror, caller: Caller, ask_id: str, question: Question, *, autocontinue: bool
+    ) -> AskRecord:
+        """Ask, continue where that is wished, and write down how it ended."""
+        script = _Script()
+        try:
+            await self._leg(mirror, caller, ask_id, question, script)
+            for _ in range(CONTINUATIONS if autocontinue else 0):
+                if script.finish != "max_tokens":
+                    break
+                if not await self._continue(mirror, caller, ask_id, question, script):
+                    break
+        except asyncio.CancelledError:
+            state = AskState.INCOMPLETE if script.nodes else AskState.UNCERTAIN
+            await asyncio.shield(self._end(mirror, ask_id, state, script))
+            raise
+        except (MirrorError, TimeoutError) as error:
+            state = _how_it_failed(error, script)
+            record = await self._end(mirror, ask_id, state, script)
+            log.info("an ask failed account=%s state=%s reason=%s", mirror.account, state.value, error)
+            if state is AskState.INCOMPLETE:
+                raise _incomplete(record, error) from error
+            raise
+        if not script.is_complete:
+            record = await self._end(mirror, ask_id, AskState.INCOMPLETE, script)
+            raise _incomplete(record, None)
+        return await self._end(mirror, ask_id, AskState.ANSWERED, script)
+
+    async def _leg(
+        self, mirror: AccountMirror, caller: Caller, ask_id: str, question: Question, script: _Script
+    ) -> None:
+        """One request upstream and its stream. "Only one message at a time" is tried again: nothing was asked then."""
+        for pause in (*_BUSY_PAUSES_SECONDS, None):
+            try:
+                async with self._upstream.ask(caller, question) as answer:
+                    await self._watch(mirror, ask_id, answer, script)
+            except UpstreamBusy:
+                if pause is None:
+                    raise
+                await self._sleep(pause)
+            else:
+                return
+
+    async def _continue(
+        self, mirror: AccountMirror, caller: Caller, ask_id: str, question: Question, script: _Script
+    ) -> bool:
+        """Ask upstream to go on writing. False where it will not: the answer so far was paid for, and stands."""
+        continuation = Question(
+            message_id=str(uuid4()),
+            prompt="",
+            conversation_id=script.conversation_id,
+            parent_id=script.nodes[-1].id,
+            model=question.model,
+            is_continuation=True,
+        )
+        script.begin_continuation()
+        try:
+            await self._leg(mirror, caller, ask_id, continuation, script)
+        except (UpstreamError, BudgetSpent) as error:
+            if script.has_grown:
+                raise
+            log.info("an answer stays cut account=%s reason=%s", mirror.account, error.code)
+            script.end_continuation()
+            return False
+        return True
+
+    async def _watch(self, mirror: AccountMirror, ask_id: str, answer: Answer, script: _Script) -> None:
+        """Follow a stream to its end, and write what has come into the mirror at least once a second."""
+        clock = asyncio.get_running_loop().time
+        written_at = -_GROWS_EVERY_SECONDS
+        try:
+            async for _ in answer:
+                if clock() - written_at >= _GROWS_EVERY_SECONDS and answer.conversation_id is not None:
+                    script.take(answer)
+                    # A full disk must not cost an answer that upstream goes on writing; its end is written once more.
+                    with suppress(StorageFailed):
+                        await mirror.asks.grow(
+                            ask_id, script.nodes, conversation_id=answer.conversation_id, title=answer.title
+                        )
+                    written_at = clock()
+        finally:
+            script.take(answer)
+
+    async def _end(self, mirror: AccountMirror, ask_id: str, state: AskState, script: _Script) -> AskRecord:
+        return await mirror.asks.end(
+            ask_id, state, script.nodes, conversation_id=script.conversation_id, title=script.title
+        )
+
+
+class _Script:
+    """What has come of an answer so far, over all its continuations."""
+
+    def __init__(self) -> None:
+        self.conversation_id: str | None = None
+        self.title: str | None = None
+        self.finish: str | None = None
+        self.is_complete = False
+        self._before: tuple[Node, ...] = ()
+        self._now: tuple[Node, ...] = ()
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        return self._before + self._now
+
+    @property
+    def has_grown(self) -> bool:
+        """Whether anything came since the continuation began."""
+        return bool(self._now)
+
+    def take(self, answer: Answer) -> None:
+        self._now = answer.nodes()
+        self.conversation_id = answer.conversation_id or self.conversation_id
+        self.title = answer.title or self.title
+        self.finish = answer.finish
+        self.is_complete = answer.is_complete
+
+    def begin_continuation(self) -> None:
+        self._before, self._now = self.nodes, ()
+
+    def end_continuation(self) -> None:
+        self.finish, self.is_complete = "max_tokens", True
+
+
+def _confirmed_parent(tree: Conversation, parent_id: str | None) -> str | None:
+    """The parent to ask with, None where the mirror cannot vouch for it."""
+    end = parent_id if parent_id is not None else chatgpt_json.leaf(tree)
+    node = None if end is None else tree.nodes.get(end)
+    return end if node is not None and node.completeness is not Completeness.UNCONFIRMED else None
+
+
+def _newest_confirmed(tree: Conversation) -> str:
+    """The end of the current branch without the prompts that never reached upstream."""
+    for node in reversed(chatgpt_json.branch(tree.nodes, chatgpt_json.leaf(tree))):
+        if node.completeness is not Completeness.UNCONFIRMED:
+            return node.id
+    raise Conflict("this conversation has no message to go on from; ask in a new one", code="conversation_empty")
+
+
+def _how_it_failed(error: Exception, script: _Script) -> AskState:
+    if script.nodes:
+        return AskState.INCOMPLETE
+    # A connection that was never made carried nothing, and a refusal in so many words is one. All else may have
+    # arrived.
+    may_have_arrived = isinstance(error, UpstreamBroken | UpstreamSlow | TimeoutError)
+    return AskState.UNCERTAIN if may_have_arrived else AskState.REFUSED
+
+
+def _incomplete(record: AskRecord, error: Exception | None) -> AnswerIncomplete:
+    reason = "" if error is None else f": {error}"
+    return AnswerIncomplete(
+        f"ChatGPT's answer broke off{reason}; what came is kept in the conversation",
+        details={"conversation_id": record.conversation, "message_id": record.answer_node},
+    )
+
+
+async def _answered(mirror: AccountMirror, record: AskRecord) -> dict[str, Any]:
+    """The answer of an ask that ended, now or up to a day ago."""
+    if record.state is AskState.INCOMPLETE:
+        raise _incomplete(record, None)
+    if record.state is not AskState.ANSWERED or record.answer_node is None:
+        raise AskUncertain(
+            "it is not known whether this prompt reached ChatGPT; it is not sent again",
+            details={"conversation_id": record.conversation},
+        )
+    return chatgpt_json.answer(await mirror.conversations.get(record.conversation), record.answer_node)
+
+
+def _check_same(digest: bytes, request: AskRequest) -> None:
+    if digest != request.digest():
+        raise Conflict("this Idempotency-Key was used for another request", code="idempotency_key_reused")

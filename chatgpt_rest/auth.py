@@ -1,0 +1,389 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""From a credential to an account: digests, the first check upstream, and the tokens that requests upstream go with.
+
+A token proves nothing by what it says: only one that upstream accepted counts, and then by its digest. Tokens
+themselves are kept in memory alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import contextlib
+import hmac
+import json
+import logging
+import os
+import re
+import secrets
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from chatgpt_rest.clock import DAY, MINUTE, SECOND, Clock
+from chatgpt_rest.errors import (
+    BudgetSpent,
+    MirrorError,
+    StartError,
+    Unauthorized,
+    Unavailable,
+    UpstreamError,
+    UpstreamLimit,
+    UpstreamRefusedToken,
+)
+from chatgpt_rest.mirror import Credential, LoggedRequest, Mirror
+from chatgpt_rest.model import Secret
+from chatgpt_rest.upstream.protocol import Caller, Upstream
+
+KEY_PREFIX: Final = "cgrt_"
+"""What local API keys begin with: such a credential is never taken for a token and never leaves this machine."""
+
+PAGE_SIZE: Final = 100
+"""Upstream's own maximum for a page of its list."""
+
+_TOKEN: Final = re.compile(r"[\x21-\x7e]{1,8192}")
+_BEARER: Final = re.compile(r"bearer +", re.IGNORECASE)
+_REFUSAL_LASTS: Final = 10 * MINUTE
+_OPAQUE_TOKEN_LASTS: Final = 30 * DAY  # a token that tells no expiry is checked anew after this
+_LATEST_EXPIRY: Final = 1e11  # seconds: what lies beyond is no date
+_REMEMBERED: Final = 4096  # credentials and refusals held in memory, the least recently used forgotten first
+
+_V = TypeVar("_V")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who a request is from. `token` is the access token it came with, None with a local API key."""
+
+    account: str
+    token: Secret | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Claims:
+    """What a token says of itself. Believed only once upstream has accepted the token."""
+
+    user_id: str | None = None
+    email: str | None = None
+    expires_at: int | None = None
+    is_unsigned: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _HeldToken:
+    account: str
+    token: Secret
+    expires_at: int
+
+
+class Auth:
+    """Who may read what, and with which token a request of theirs goes upstream."""
+
+    def __init__(
+        self,
+        mirror: Mirror,
+        upstream: Upstream,
+        clock: Clock,
+        *,
+        digest_key: bytes,
+        accepts_access_tokens: bool,
+        configured: Secret | None = None,
+        configured_file: Path | None = None,
+    ) -> None:
+        self._mirror = mirror
+        self._upstream = upstream
+        self._clock = clock
+        self._digest_key = digest_key
+        self._accepts_access_tokens = accepts_access_tokens
+        self._configured = configured
+        self._configured_file = configured_file
+        self._known: OrderedDict[bytes, Credential] = OrderedDict()
+        self._refused: OrderedDict[bytes, int] = OrderedDict()
+        self._held: dict[bytes, _HeldToken] = {}
+        self._checks: dict[bytes, asyncio.Task[Credential]] = {}
+
+    async def aclose(self) -> None:
+        """End the checks under way."""
+        checks = list(self._checks.values())
+        for check in checks:
+            check.cancel()
+        await asyncio.gather(*checks, return_exceptions=True)
+
+    # ----------------------------------------------------------------------------------------------- who is it
+
+    async def principal(self, authorization: str | None) -> Principal:
+        """Who sent this Authorization header, `<token>` or `Bearer <token>`.
+
+        Raises Unauthorized where it proves nothing, and Unavailable where an unknown token cannot be checked now.
+        """
+        if authorization is None or not authorization.strip():
+            raise Unauthorized("access_token is required", code="access_token_required")
+        bare = _BEARER.sub("", authorization.strip(), count=1)
+        if _TOKEN.fullmatch(bare) is None:
+            raise Unauthorized("the access token is malformed: it has spaces or characters that no token has")
+        token = Secret(bare)
+        credential = await self._find(self._digest(token))
+        if credential is None:
+            if bare.startswith(KEY_PREFIX):
+                raise Unauthorized("there is no such API key, or it was revoked", code="api_key_invalid")
+            if not self._accepts_access_tokens:
+                raise Unauthorized(
+                    "access tokens are not accepted with this upstream; use a local API key",
+                    code="access_token_invalid",
+                )
+            credential = await self._prove(token)
+        return self._admit(credential, token)
+
+    async def adopt(self, token: Secret) -> str:
+        """Take a token from the owner of this server, prove it, and answer its account. Raises as `principal` does."""
+        if _TOKEN.fullmatch(token.reveal()) is None or token.reveal().startswith(KEY_PREFIX):
+            raise Unauthorized("this is no access token: give what ChatGPT's session endpoint calls accessToken")
+        credential = await self._find(self._digest(token)) or await self._prove(token)
+        return self._admit(credential, token).account
+
+    async def adopt_configured(self) -> str | None:
+        """Prove the configured token and answer its account; None where none is configured."""
+        token = self._configured_token()
+        return None if token is None else await self.adopt(token)
+
+    def create_key(self) -> tuple[Secret, bytes]:
+        """A new local API key, to be shown once, and the digest by which it is known."""
+        key = Secret(KEY_PREFIX + secrets.token_urlsafe(32))
+        return key, self._digest(key)
+
+    def forget_key(self, digest: bytes) -> None:
+        """A key was revoked: from now on it opens nothing."""
+        self._known.pop(digest, None)
+
+    # ------------------------------------------------------------------------------------- with which token
+
+    async def caller(self, principal: Principal) -> Caller:
+        """How a request of this principal goes upstream. Raises Unavailable where there is no token to go with."""
+        if principal.token is not None:
+            return self._caller(principal.account, principal.token)
+        return await self.caller_of(principal.account)
+
+    async def caller_of(self, account: str, *, leave: int = 0) -> Caller:
+        """How a request on an account's behalf goes upstream, leaving so many tokens to people."""
+        token = self._held_token(account)
+        if token is None and self._configured_token() is not None:
+            with contextlib.suppress(MirrorError):  # the reason is told below, in the words of who asked
+                await self.adopt_configured()
+            token = self._held_token(account)
+        if token is None:
+            raise Unavailable(
+                "no valid access token of this account is at hand; give one with `server.py token`",
+                code="no_access_token",
+            )
+        return self._caller(account, token, leave=leave)
+
+    def accounts(self) -> list[str]:
+        """The accounts that a valid token is at hand for."""
+        now = self._clock.now()
+        return sorted({held.account for held in self._held.values() if held.expires_at > now})
+
+    async def forget(self, account: str, token: Secret) -> None:
+        """Upstream refused this token: it reads nothing any more."""
+        digest = self._digest(token)
+        self._known.pop(digest, None)
+        self._held.pop(digest, None)
+        self._remember_refusal(digest)
+        await self._mirror.accounts.forget(account, digest)
+        log.warning("upstream refused an access token account=%s", account)
+
+    # ------------------------------------------------------------------------------------------------- helpers
+
+    def _caller(self, account: str, token: Secret, *, leave: int = 0) -> Caller:
+        return Caller(account, token, _AccountGate(self._mirror, self, account, token, leave=leave))
+
+    async def _find(self, digest: bytes) -> Credential | None:
+        credential = self._known.get(digest)
+        if credential is None:
+            credential = await self._mirror.accounts.find(digest)
+            if credential is not None:
+                _put(self._known, digest, credential)
+        return credential
+
+    def _admit(self, credential: Credential, token: Secret) -> Principal:
+        if credential.kind == "api_key":
+            return Principal(credential.account, None)
+        if credential.expires_at is None or credential.expires_at <= self._clock.now():
+            raise Unauthorized("the access token has expired", code="access_token_expired")
+        self._held[credential.digest] = _HeldToken(credential.account, token, credential.expires_at)
+        return Principal(credential.account, token)
+
+    async def _prove(self, token: Secret) -> Credential:
+        """Ask upstream about an unknown token: one flight a token, however many requests bring it at once."""
+        digest = self._digest(token)
+        now = self._clock.now()
+        if self._refused.get(digest, 0) > now:
+            raise Unauthorized("ChatGPT refused this access token", code="access_token_refused")
+        claims = _claims(token)
+        if claims.is_unsigned:
+            raise Unauthorized("the access token is not signed")
+        if claims.expires_at is not None and claims.expires_at <= now:
+            raise Unauthorized("the access token has expired", code="access_token_expired")
+        check = self._checks.get(digest)
+        if check is None:
+            check = self._checks[digest] = asyncio.create_task(self._check(token, digest, claims))
+            check.add_done_callback(lambda _: self._checks.pop(digest, None))
+        return await asyncio.shield(check)
+
+    async def _check(self, token: Secret, digest: bytes, claims: _Claims) -> Credential:
+        account = claims.user_id or f"token-{digest.hex()[:32]}"
+        gate = _CheckGate(self._mirror, account)
+        try:
+            page = await self._upstream.list_page(Caller(account, token, gate), offset=0, limit=PAGE_SIZE)
+        except UpstreamRefusedToken as error:
+            self._remember_refusal(digest)
+            await gate.disown()
+            raise Unauthorized(error.text, code="access_token_refused", body=error.body) from None
+        except (UpstreamError, BudgetSpent) as error:
+            raise Unavailable(
+                f"this access token is new here and cannot be checked now: {error.text}",
+                code="token_check_unavailable",
+                retry_after_seconds=error.retry_after_seconds,
+            ) from None
+        expires_at = claims.expires_at or self._clock.now() + _OPAQUE_TOKEN_LASTS
+        await self._mirror.accounts.accept(account, digest, email=claims.email, expires_at=expires_at)
+        await self._mirror.of(account).conversations.save_page(page, offset=0)
+        log.info("accepted an access token account=%s", account)
+        credential = Credential(account, digest, "access_token", None, self._clock.now(), expires_at)
+        _put(self._known, digest, credential)
+        return credential
+
+    def _held_token(self, account: str) -> Secret | None:
+        now = self._clock.now()
+        self._held = {digest: held for digest, held in self._held.items() if held.expires_at > now}
+        mine = [held for held in self._held.values() if held.account == account]
+        return max(mine, key=lambda held: held.expires_at).token if mine else None
+
+    def _configured_token(self) -> Secret | None:
+        if self._configured is not None or self._configured_file is None:
+            return self._configured
+        try:
+            text = self._configured_file.read_text(encoding="ascii").strip()
+        except FileNotFoundError:
+            return None
+        except (OSError, UnicodeDecodeError) as error:
+            log.warning("the access token's file cannot be read error=%s", type(error).__name__)
+            return None
+        return Secret(text) if text else None
+
+    def _remember_refusal(self, digest: bytes) -> None:
+        _put(self._refused, digest, self._clock.now() + _REFUSAL_LASTS)
+
+    def _digest(self, token: Secret) -> bytes:
+        return hmac.digest(self._digest_key, token.reveal().encode(), "sha256")
+
+
+class _AccountGate:
+    """Takes the tokens of one account, and draws the consequences of what upstream says to its token."""
+
+    def __init__(self, mirror: Mirror, auth: Auth, account: str, token: Secret, *, leave: int) -> None:
+        self._mirror = mirror
+        self._auth = auth
+        self._account = account
+        self._token = token
+        self._leave = leave
+
+    async def take(self, method: str, path: str) -> LoggedRequest:
+        return await self._mirror.requests.take(self._account, method, path, leave=self._leave)
+
+    async def refused(self, error: UpstreamError, *, model: str | None = None) -> None:
+        if isinstance(error, UpstreamRefusedToken):
+            await self._auth.forget(self._account, self._token)
+        elif isinstance(error, UpstreamLimit) and error.retry_after_seconds is not None:
+            if not error.is_of_one_model:
+                await self._mirror.requests.block(self._account, seconds=error.retry_after_seconds)
+            elif model is not None:
+                await self._mirror.requests.block_model(self._account, model, seconds=error.retry_after_seconds)
+
+
+class _CheckGate:
+    """Takes the token for the check of an unknown access token, whose claim to an account may be a lie."""
+
+    def __init__(self, mirror: Mirror, account: str) -> None:
+        self._requests = mirror.requests
+        self._account = account
+        self._taken: list[LoggedRequest] = []
+
+    async def take(self, method: str, path: str) -> LoggedRequest:
+        request = await self._requests.take(self._account, method, path, is_check=True)
+        self._taken.append(request)
+        return request
+
+    async def refused(self, error: UpstreamError, *, model: str | None = None) -> None:
+        """Nothing follows from it: the token's account is not known yet."""
+
+    async def disown(self) -> None:
+        for request in self._taken:
+            await self._requests.disown(request)
+
+
+def read_digest_key(file: Path) -> bytes:
+    """The key under which credentials are hashed, made on first use, readable by its owner alone. Raises StartError."""
+    try:
+        descriptor = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        key = file.read_bytes()
+        if len(key) != 32:
+            raise StartError(f"{file}: it is damaged; restore it, or remove it and make the API keys anew") from None
+        return key
+    except OSError as error:
+        raise StartError(f"{file}: {error.strerror}") from error
+    with os.fdopen(descriptor, "wb") as stream:
+        key = secrets.token_bytes(32)
+        stream.write(key)
+        stream.flush()
+        os.fsync(stream.fileno())
+    return key
+
+
+def _claims(token: Secret) -> _Claims:
+    """What a JWT says; nothing where it is none. Nothing in it is verified here."""
+    parts = token.reveal().split(".")
+    if len(parts) != 3:
+        return _Claims()
+    header, payload = _json_part(parts[0]), _json_part(parts[1])
+    if not header or not payload:
+        return _Claims()
+    user_id = _member(payload, "https://api.openai.com/auth", "user_id")
+    email = _member(payload, "https://api.openai.com/profile", "email")
+    return _Claims(
+        user_id=user_id if isinstance(user_id, str) and 0 < len(user_id) <= 200 and user_id.isprintable() else None,
+        email=email if isinstance(email, str) and len(email) <= 320 and email.isprintable() else None,
+        expires_at=_expiry(payload.get("exp")),
+        is_unsigned=not parts[2] or str(header.get("alg", "none")).lower() == "none",
+    )
+
+
+def _expiry(value: object) -> int | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < _LATEST_EXPIRY:
+        return None
+    return int(value * SECOND)
+
+
+def _json_part(part: str) -> dict[str, Any]:
+    try:
+        value = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
+    except (binascii.Error, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _member(payload: Mapping[str, Any], section: str, name: str) -> object:
+    found = payload.get(section)
+    return found.get(name) if isinstance(found, dict) else None
+
+
+def _put(entries: OrderedDict[bytes, _V], key: bytes, value: _V) -> None:
+    entries[key] = value
+    entries.move_to_end(key)
+    while len(entries) > _REMEMBERED:
+        entries.popitem(last=False)

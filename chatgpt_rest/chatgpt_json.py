@@ -1,0 +1,408 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The one file that knows ChatGPT's JSON: trees, messages, parts, hidden rules, both of its ways to write a time.
+
+Reading never fails for what it does not know: unknown members and content types are kept raw and shown as empty text.
+It fails, with ValueError and a reason, only where something is no conversation or no list at all.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from chatgpt_rest.clock import SECOND, iso
+from chatgpt_rest.model import Completeness, Conversation, ListedConversation, ListPage, Node, Shape
+
+ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}", re.ASCII)
+"""What may stand in a path. Ids are UUIDs; compatible servers use other words. No dot, slash, percent sign or space
+ever passes.
+"""
+
+UNTITLED: Final = "New chat"
+"""What ChatGPT's own list calls a conversation with no title, or a blank one."""
+
+# Members of a message that slim exports (since about spring 2026) leave out.
+_FULL_ONLY: Final = ("status", "weight", "recipient", "end_turn")
+_HIDDEN_TYPES: Final = frozenset(
+    {
+        "user_editable_context",
+        "model_editable_context",
+        "thoughts",
+        "reasoning_recap",
+        "sonic_webpage",
+        "system_error",
+        "tether_browsing_display",
+    }
+)
+_VISIBLE_TOOL_TYPES: Final = frozenset({"execution_output", "tether_quote"})
+_LATEST_TIME: Final = 253_402_300_799 * SECOND  # the end of the year 9999, the last one that ISO 8601 can write
+
+
+def is_id(value: str) -> bool:
+    """Whether `value` may be pasted into an upstream path."""
+    return ID.fullmatch(value) is not None
+
+
+def dump(value: object) -> bytes:
+    """`value` as JSON. A lone surrogate, which UTF-8 cannot hold, stays the escape it was. Raises ValueError for NaN
+    and infinities.
+    """
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    except UnicodeEncodeError:
+        return json.dumps(value, allow_nan=False, separators=(",", ":")).encode()
+
+
+def time_us(value: object) -> int | None:
+    """A time as ChatGPT writes them: epoch seconds as a number or text, or ISO 8601 (no zone means UTC). None for
+    anything else.
+    """
+    if isinstance(value, str):
+        try:
+            parsed = datetime.fromisoformat(value)
+        except ValueError:
+            try:
+                value = float(value)
+            except ValueError:
+                return None
+        else:
+            aware = parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
+            value = int(aware.timestamp()) + aware.microsecond / SECOND if aware.year > 1 else None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    time = round(value * SECOND)
+    return time if 0 <= time <= _LATEST_TIME else None
+
+
+# ---------------------------------------------------------------------------------------------------------- reading
+
+
+def list_page(value: object, *, limit: int) -> ListPage:
+    """One page of `GET conversations`, asked for with `limit`. Items with no usable id are left out.
+
+    Raises ValueError where this is no list. `total` is not looked at: it can be a look-ahead. A server may serve
+    shorter pages than asked for and says so in `limit`.
+    """
+    if not isinstance(value, dict) or not isinstance(value.get("items"), list):
+        raise ValueError("it is no list of conversations")
+    served = value.get("limit")
+    page_size = min(limit, served) if isinstance(served, int) and served > 0 else limit
+    items = [item for item in value["items"] if isinstance(item, dict)]
+    return ListPage(
+        items=tuple(_listed(item) for item in items if isinstance(item.get("id"), str) and is_id(item["id"])),
+        is_last=len(value["items"]) < page_size,
+    )
+
+
+def conversation(value: object, *, conversation_id: str | None = None) -> Conversation:
+    """A whole conversation, of the full or the slim shape. Raises ValueError where it is none, or not the one that was
+    asked for.
+    """
+    if not isinstance(value, dict) or not isinstance(value.get("mapping"), dict):
+        raise ValueError("it has no mapping")
+    own_id = value.get("conversation_id") or value.get("id") or conversation_id
+    if not isinstance(own_id, str) or not is_id(own_id):
+        raise ValueError("it has no id")
+    if conversation_id is not None and own_id != conversation_id:
+        raise ValueError("it is another conversation than the one asked for")
+    current = value.get("current_node")
+    listed = _listed({**value, "id": own_id})
+    model = value.get("default_model_slug")
+    return Conversation(
+        id=own_id,
+        title=listed.title,
+        create_time=listed.create_time,
+        update_time=listed.update_time,
+        current_node=current if isinstance(current, str) else None,
+        nodes={key: _tree_node(key, raw) for key, raw in value["mapping"].items()},
+        envelope={key: dump(member) for key, member in value.items() if key != "mapping"},
+        is_archived=listed.is_archived,
+        is_starred=listed.is_starred,
+        project=listed.project,
+        model=model if isinstance(model, str) else None,
+    )
+
+
+def node(message: Mapping[str, Any], *, parent: str | None, completeness: Completeness = Completeness.COMPLETE) -> Node:
+    """A node for a message that came outside a tree, as a stream shows them. Raises ValueError where the message has no
+    id.
+    """
+    identifier = message.get("id")
+    if not isinstance(identifier, str):
+        raise ValueError("a message has no id")
+    return Node(
+        id=identifier,
+        parent=parent,
+        message=dump(message),
+        create_time=time_us(message.get("create_time")),
+        shape=_shape(message),
+        completeness=completeness,
+    )
+
+
+def prompt_node(message_id: str, prompt: str, *, parent: str | None, create_time: int) -> Node:
+    """The node of a prompt that is about to leave: what is known of it before upstream has answered."""
+    message = {
+        "id": message_id,
+        "author": {"role": "user", "name": None, "metadata": {}},
+        "create_time": create_time / SECOND,
+        "content": {"content_type": "text", "parts": [prompt]},
+        "metadata": {},
+        "recipient": "all",
+    }
+    return node(message, parent=parent, completeness=Completeness.UNCONFIRMED)
+
+
+def _listed(item: Mapping[str, Any]) -> ListedConversation:
+    title = item.get("title")
+    project = item.get("conversation_template_id") or item.get("gizmo_id")
+    return ListedConversation(
+        id=item["id"],
+        title=title if isinstance(title, str) else None,
+        create_time=time_us(item.get("create_time")),
+        update_time=time_us(item.get("update_time")),
+        is_archived=item.get("is_archived") is True,
+        is_starred=item.get("is_starred") is True,
+        project=project if isinstance(project, str) else None,
+    )
+
+
+def _tree_node(key: str, raw: object) -> Node:
+    members = raw if isinstance(raw, dict) else {}
+    message = members.get("message")
+    parent = members.get("parent")
+    children = members.get("children")
+    return Node(
+        id=key,
+        parent=parent if isinstance(parent, str) else None,
+        message=None if message is None else dump(message),
+        children=tuple(child for child in children if isinstance(child, str)) if isinstance(children, list) else None,
+        extra={
+            name: dump(value) for name, value in members.items() if name not in {"id", "message", "parent", "children"}
+        },
+        create_time=time_us(message.get("create_time")) if isinstance(message, dict) else None,
+        shape=_shape(message) if isinstance(message, dict) else Shape.FULL,
+    )
+
+
+def _shape(message: Mapping[str, Any]) -> Shape:
+    return Shape.FULL if any(member in message for member in _FULL_ONLY) else Shape.SLIM
+
+
+# ------------------------------------------------------------------------------------------------------------- tree
+
+
+def children(nodes: Mapping[str, Node]) -> dict[str, list[str]]:
+    """Parent id to child ids, rebuilt from `parent`: in the parent's own order first, then by time, then as the source
+    had them.
+    """
+    found: dict[str, list[str]] = {key: [] for key in nodes}
+    for each in nodes.values():
+        if each.parent in found and each.parent != each.id:
+            found[each.parent].append(each.id)
+    for parent, brood in found.items():
+        told = {child: index for index, child in enumerate(nodes[parent].children or ())}
+        brood.sort(key=lambda child: (told.get(child, len(told)), _time_or_last(nodes[child])))
+    return found
+
+
+def leaf(tree: Conversation) -> str | None:
+    """Where the current branch ends: `current_node` where it exists, else the newest node without children. None in an
+    empty tree.
+    """
+    if tree.current_node in tree.nodes:
+        return tree.current_node
+    parents = {each.parent for each in tree.nodes.values()}
+    leaves = [each for each in tree.nodes.values() if each.id not in parents] or list(tree.nodes.values())
+    return max(leaves, key=lambda each: each.create_time or -1).id if leaves else None
+
+
+def branch(nodes: Mapping[str, Node], end: str | None) -> list[Node]:
+    """The nodes from the root to `end`, root first. Survives cycles and orphans: 2023 exports have both."""
+    path: list[Node] = []
+    visited: set[str] = set()
+    while end is not None and end in nodes and end not in visited:
+        visited.add(end)
+        path.append(nodes[end])
+        end = nodes[end].parent
+    path.reverse()
+    return path
+
+
+def _time_or_last(each: Node) -> float:
+    return math.inf if each.create_time is None else each.create_time
+
+
+# ---------------------------------------------------------------------------------------------------------- messages
+
+
+def text(message: Mapping[str, Any]) -> str:
+    """The words of a message as ChatGPT wrote them, markers included; `""` for types that are not plain words."""
+    content = _dict(message.get("content"))
+    kind = _content_type(message)
+    if kind in {"text", "multimodal_text"}:
+        parts = content.get("parts")
+        return "\n".join(part for part in parts if isinstance(part, str)) if isinstance(parts, list) else ""
+    if kind in {"code", "execution_output"}:
+        words = content.get("text", _dict(message.get("metadata")).get("finished_text"))
+        return words if isinstance(words, str) else ""
+    return ""
+
+
+def is_hidden(message: object) -> bool:
+    """Whether ChatGPT's own page leaves this message out. A matter of view: everything is stored."""
+    if not isinstance(message, dict):
+        return True
+    metadata = _dict(message.get("metadata"))
+    kind = _content_type(message)
+    if metadata.get("is_visually_hidden_from_conversation") or message.get("weight") == 0 or kind in _HIDDEN_TYPES:
+        return True
+    match _dict(message.get("author")).get("role"):
+        case "system":
+            return not metadata.get("is_user_system_message")
+        case "assistant":
+            return message.get("recipient") not in (None, "all")
+        case "tool":
+            return kind not in _VISIBLE_TOOL_TYPES and not _has_image(message)
+    return False
+
+
+def messages(tree: Conversation, end: str | None = None) -> list[dict[str, Any]]:
+    """The visible messages of the branch that ends at `end` (else of the current one), oldest first, in the seed's
+    shape.
+
+    An answer that was cut by `max_tokens` and went on in the next message is one message here, as on ChatGPT's page:
+    joined without a seam, under the id of the part that ended it.
+    """
+    shown: list[dict[str, Any]] = []
+    cut: str | None = None
+    for each in branch(tree.nodes, end or leaf(tree)):
+        raw = _message(each)
+        if is_hidden(raw):
+            continue
+        entry = _message_object(each, raw, conversation_id=tree.id)
+        if cut is not None and each.parent == cut and entry["author"].get("role") == "assistant":
+            entry = _joined(shown.pop(), entry)
+        is_cut = entry["finish_details"] == "max_tokens" and entry["author"].get("role") == "assistant"
+        cut = each.id if is_cut else None
+        shown.append(entry)
+    return shown
+
+
+def answer(tree: Conversation, end: str) -> dict[str, Any]:
+    """What an ask that ended at node `end` answers with: the same object that ends `messages`, even where that node
+    itself is hidden.
+    """
+    shown = messages(tree, end)
+    if shown and shown[-1]["id"] == end:
+        return shown[-1]
+    return _message_object(tree.nodes[end], _message(tree.nodes[end]), conversation_id=tree.id)
+
+
+def _message_object(each: Node, raw: Mapping[str, Any], *, conversation_id: str) -> dict[str, Any]:
+    metadata = _dict(raw.get("metadata"))
+    author = _dict(metadata.get("author")) or _dict(raw.get("author"))
+    model = metadata.get("model_slug")
+    finish = _dict(metadata.get("finish_details")).get("type")
+    citations = metadata.get("citations")
+    return {
+        "author": {"role": "assistant", "name": None, "metadata": {}, **author},
+        "message": text(raw),
+        "conversation_id": conversation_id,
+        "parent_id": each.id,  # the message's own id: what a client sends back to go on from here
+        "model": model if isinstance(model, str) else None,
+        "finish_details": finish if isinstance(finish, str) else None,
+        "end_turn": raw.get("end_turn", True),
+        "recipient": raw.get("recipient", "all"),
+        "citations": citations if isinstance(citations, list) else [],
+        "id": each.id,
+        "create_time": raw.get("create_time"),
+        "content": raw.get("content"),
+    }
+
+
+def _joined(cut: Mapping[str, Any], rest: Mapping[str, Any]) -> dict[str, Any]:
+    words = cut["message"] + rest["message"]
+    return {**rest, "message": words, "content": {**_dict(rest["content"]), "parts": [words]}}
+
+
+def _message(each: Node) -> dict[str, Any]:
+    raw = None if each.message is None else json.loads(each.message)
+    return raw if isinstance(raw, dict) else {"weight": 0}
+
+
+def _content_type(message: Mapping[str, Any]) -> str | None:
+    kind = _dict(message.get("content")).get("content_type")
+    return kind if isinstance(kind, str) else None
+
+
+def _has_image(message: Mapping[str, Any]) -> bool:
+    parts = _dict(message.get("content")).get("parts")
+    return isinstance(parts, list) and any(_dict(part).get("content_type") == "image_asset_pointer" for part in parts)
+
+
+def _dict(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+# ----------------------------------------------------------------------------------------------------------- writing
+
+
+def list_entry(listed: ListedConversation) -> dict[str, object]:
+    """One row of `GET /conversations`, as the seed documents it. Where ChatGPT gave only one of the two times, it
+    serves as both.
+    """
+    create_time = listed.create_time if listed.create_time is not None else listed.update_time
+    update_time = listed.update_time if listed.update_time is not None else listed.create_time
+    return {
+        "id": listed.id,
+        "title": listed.title or UNTITLED,
+        "create_time": None if create_time is None else iso(create_time),
+        "update_time": None if update_time is None else iso(update_time),
+        "mapping": None,
+        "current_node": None,
+    }
+
+
+def whole(tree: Conversation) -> bytes:
+    """The conversation in ChatGPT's own full shape, as JSON, every member and message byte for byte as it came.
+
+    What the mirror knows better stands in place of what came: the title, the current node, each node's `children`.
+    """
+    kin = children(tree.nodes)
+    members = {
+        **tree.envelope,
+        "conversation_id": dump(tree.id),
+        "title": dump(tree.title),
+        "is_archived": dump(tree.is_archived),
+        "current_node": dump(leaf(tree)),
+        "mapping": _object((key, _whole_node(each, kin[key])) for key, each in tree.nodes.items()),
+    }
+    members.setdefault("create_time", dump(_seconds(tree.create_time)))
+    members.setdefault("update_time", dump(_seconds(tree.update_time)))
+    if tree.is_deleted_upstream:
+        members["deleted_upstream"] = b"true"
+    return _object(members.items())
+
+
+def _whole_node(each: Node, kin: Sequence[str]) -> bytes:
+    members = {
+        "id": dump(each.id),
+        "message": each.message or b"null",
+        "parent": dump(each.parent),
+        "children": dump(kin),
+        **each.extra,
+    }
+    return _object(members.items())
+
+
+def _object(members: Iterable[tuple[str, bytes]]) -> bytes:
+    return b"{" + b",".join(dump(key) + b":" + value for key, value in members) + b"}"
+
+
+def _seconds(time: int | None) -> float | None:
+    return None if time is None else time / SECOND

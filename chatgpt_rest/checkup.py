@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`server.py check`: what is right, what is wrong, and what to do about it. It spends no request of anyone's budget."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from yarl import URL
+
+from chatgpt_rest.app import running
+from chatgpt_rest.clock import Clock
+from chatgpt_rest.config import Config
+from chatgpt_rest.control import call_server, control_over
+from chatgpt_rest.errors import MirrorError
+
+_CONNECT_SECONDS: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing looked at. `soon` is right today and will not be for long."""
+
+    verdict: Literal["right", "soon", "wrong"]
+    text: str
+    remedy: str = ""
+
+
+async def checkup(config: Config, clock: Clock) -> list[Finding]:
+    """Look at everything, in the order in which one thing needs another."""
+    return [finding async for finding in _findings(config, clock)]
+
+
+async def _findings(config: Config, clock: Clock) -> AsyncIterator[Finding]:
+    yield Finding("right", f"configuration: {config.file}")
+    try:
+        report, server = await _report(config, clock)
+    except MirrorError as error:
+        yield Finding("wrong", f"mirror: {error.text}")
+    else:
+        yield Finding("right", server)
+        for finding in _about_mirror(config, report):
+            yield finding
+    yield await _upstream(config)
+
+
+async def _report(config: Config, clock: Clock) -> tuple[dict[str, Any], str]:
+    try:
+        report = await call_server(config.control_socket, "report", {})
+    except ConnectionError:
+        async with running(config, clock=clock) as app:
+            return await control_over(app, clock).report(), "server: none is running; looked at the mirror directly"
+    return report, f"server: running as process {report['process']}"
+
+
+def _about_mirror(config: Config, report: dict[str, Any]) -> list[Finding]:
+    findings = [Finding("wrong", f"mirror: {fault}", "restore a backup") for fault in report["faults"]]
+    if not findings:
+        findings.append(Finding("right", f"mirror: {config.mirror.path} is sound"))
+    if not report["accounts"]:
+        findings.append(Finding("soon", "accounts: none yet", "send a request with an access token"))
+    return findings + [_about_account(account) for account in report["accounts"]]
+
+
+def _about_account(account: dict[str, Any]) -> Finding:
+    text = (
+        f"account {account['name'] or account['id']}: {account['conversations']} conversations, "
+        f"{account['remaining']} of {account['capacity']} requests left, "
+    )
+    expiry = account["token_expires_at"]
+    remedy = "give a new one: server.py token"
+    if expiry is None:
+        return Finding("soon", text + "no access token known", remedy)
+    if account["is_token_expired"]:
+        return Finding("wrong", text + f"access token expired {expiry}", remedy)
+    return Finding(
+        "soon" if account["expires_soon"] else "right",
+        text + f"access token until {expiry}",
+        remedy * account["expires_soon"],
+    )
+
+
+async def _upstream(config: Config) -> Finding:
+    """Whether a connection can be made. No request is sent on it."""
+    url = URL(config.upstream.base_url)
+    if url.scheme == "http" and not config.upstream.is_loopback:
+        return Finding("wrong", f"upstream: {url} sends tokens over the network in clear", "use https")
+    context = ssl.create_default_context() if url.scheme == "https" else None
+    try:
+        async with asyncio.timeout(_CONNECT_SECONDS):
+            _, writer = await asyncio.open_connection(url.host, url.port, ssl=context)
+    except (OSError, TimeoutError) as error:
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        return Finding("wrong", f"upstream: {url.host} cannot be reached ({reason})", "reading goes on without it")
+    writer.close()
+    return Finding("right", f"upstream: {url.host} can be reached")

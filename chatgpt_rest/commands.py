@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Every command and its options. One that needs the mirror goes through the running server, or opens it where none
+runs.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from chatgpt_rest import launch
+from chatgpt_rest.clock import SystemClock
+from chatgpt_rest.config import Config, load_config
+from chatgpt_rest.errors import MirrorError, StartError
+
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE", help="Settings that differ from the defaults.")
+]
+Host = Annotated[str | None, typer.Option(help="Address to listen on.")]
+Port = Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")]
+
+commands: Final = typer.Typer(
+    help="Your ChatGPT conversations in a mirror you own, with a REST API on it.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+keys: Final = typer.Typer(help="Local API keys, for clients that have no ChatGPT token.", no_args_is_help=True)
+accounts: Final = typer.Typer(help="The accounts in the mirror.", no_args_is_help=True)
+commands.add_typer(keys, name="key")
+commands.add_typer(accounts, name="account")
+
+_out: Final = Console(highlight=False)
+
+
+def run_commands() -> None:
+    """Run what the arguments say. Raises MirrorError."""
+    commands(prog_name="server.py")
+
+
+@commands.callback(invoke_without_command=True)
+def default(context: typer.Context) -> None:
+    """Serve, unless a command is named."""
+    if context.invoked_subcommand is None:
+        launch.serve(None, {})
+
+
+@commands.command()
+def serve(config: ConfigFile = None, host: Host = None, port: Port = None) -> None:
+    """Run the server (also what happens with no command at all)."""
+    launch.serve(config, _options(host, port))
+
+
+@commands.command()
+def demo(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 8000,
+) -> None:
+    """Run the server with a simulated ChatGPT behind it: nothing to configure, nothing kept."""
+    from chatgpt_rest.demo import run_demo
+
+    launch.start_logging("WARNING")
+    launch.run(run_demo(host, port))
+
+
+@commands.command()
+def simulate(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 8001,
+) -> None:
+    """Run the simulated ChatGPT alone, for anyone's tests."""
+    from chatgpt_rest.demo import run_simulation
+
+    launch.start_logging("WARNING")
+    launch.run(run_simulation(host, port))
+
+
+@commands.command()
+def token(config: ConfigFile = None) -> None:
+    """Give the running server an access token, read from standard input; it is kept in memory only."""
+    is_typed = sys.stdin.isatty()
+    text = typer.prompt("Access token", hide_input=True) if is_typed else sys.stdin.readline().strip()
+    if not text:
+        raise MirrorError("no token came on standard input")
+    proved = _call(_load(config), "give_token", needs_server=True, token=text)
+    _out.print(f"accepted: account {escape(proved['account'])}, valid until {proved['expires_at']}")
+
+
+@commands.command()
+def check(config: ConfigFile = None) -> None:
+    """Look at the configuration, the mirror, upstream and the tokens: what is right, what is wrong, what to do."""
+    from chatgpt_rest.checkup import checkup
+
+    findings = launch.run(checkup(_load(config), SystemClock()))
+    for finding in findings:
+        mark, style = {"right": ("✓", "green"), "soon": ("!", "yellow"), "wrong": ("✗", "red")}[finding.verdict]
+        _out.print(f"[{style}]{mark}[/] {escape(finding.text)}")
+        if finding.remedy:
+            _out.print(f"  → {escape(finding.remedy)}")
+    if any(finding.verdict == "wrong" for finding in findings):
+        raise typer.Exit(1)
+
+
+@keys.command("create")
+def create_key(
+    name: Annotated[str, typer.Argument(help="What you will know it by.")],
+    account: Annotated[str, typer.Option(help="Id or name of the account that it reads (see `account list`).")],
+    config: ConfigFile = None,
+) -> None:
+    """Make a key and print it, this once."""
+    made = _call(_load(config), "create_key", name=name, account=account)
+    print(made["key"])  # noqa: T201 - alone on standard output, so that it can be piped
+    print(f"key {name} reads account {made['account']}; it is not shown again", file=sys.stderr)  # noqa: T201
+
+
+@keys.command("list")
+def list_keys(config: ConfigFile = None) -> None:
+    """List the keys by name."""
+    _print_table(_call(_load(config), "list_keys"), "name", "account", "created_at")
+
+
+@keys.command("revoke")
+def revoke_key(name: Annotated[str, typer.Argument(help="The key's name.")], config: ConfigFile = None) -> None:
+    """Make a key worthless, at once."""
+    _call(_load(config), "revoke_key", name=name)
+    _out.print(f"key {escape(name)} opens nothing any more")
+
+
+@accounts.command("list")
+def list_accounts(config: ConfigFile = None) -> None:
+    """List the accounts."""
+    rows = _call(_load(config), "list_accounts")
+    _print_table(rows, "id", "name", "email", "conversations", "token_expires_at")
+
+
+@accounts.command("name")
+def name_account(
+    account: Annotated[str, typer.Argument(metavar="ID", help="The account's id.")],
+    name: Annotated[str, typer.Argument(help="What you want to call it.")],
+    config: ConfigFile = None,
+) -> None:
+    """Give an account a name, to be used wherever its id is asked for."""
+    _call(_load(config), "name_account", account=account, name=name)
+    _out.print(f"account {escape(account)} is {escape(name)} now")
+
+
+def _load(file: Path | None, options: Mapping[str, str] | None = None) -> Config:
+    launch.start_logging("WARNING")
+    return load_config(file, {**os.environ, **(options or {})})
+
+
+def _options(host: str | None, port: int | None) -> dict[str, str]:
+    given = {"CHATGPT_REST_SERVER__HOST": host, "CHATGPT_REST_SERVER__PORT": None if port is None else str(port)}
+    return {variable: value for variable, value in given.items() if value is not None}
+
+
+def _call(config: Config, operation: str, *, needs_server: bool = False, **arguments: Any) -> Any:
+    return launch.run(_reach(config, operation, arguments, needs_server=needs_server))
+
+
+async def _reach(config: Config, operation: str, arguments: dict[str, Any], *, needs_server: bool) -> Any:
+    from chatgpt_rest.app import running
+    from chatgpt_rest.control import call_server, control_over
+
+    try:
+        return await call_server(config.control_socket, operation, arguments)
+    except ConnectionError:
+        if needs_server:
+            raise StartError("no server is running with this mirror; start one first") from None
+    clock = SystemClock()
+    async with running(config, clock=clock) as app:
+        return await control_over(app, clock).call(operation, arguments)
+
+
+def _print_table(rows: list[dict[str, Any]], *columns: str) -> None:
+    if not rows:
+        _out.print("none yet")
+        return
+    table = Table(*(column.replace("_", " ") for column in columns), box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    for row in rows:
+        table.add_row(*("" if row[column] is None else escape(str(row[column])) for column in columns))
+    _out.print(table)

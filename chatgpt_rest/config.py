@@ -1,0 +1,276 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Configuration, read once: config.toml, then the environment, then the credentials folder, into one frozen Config.
+
+Every key has its default in the shipped config.toml, and a file given with `--config` changes only what it names. An
+environment variable `CHATGPT_REST_<SECTION>__<KEY>` overrides each. Whatever is unknown or out of bounds stops the
+start with StartError, which names the place, the key, the rule and the value. Secrets never stand in config.toml.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, get_type_hints
+
+import msgspec
+from msgspec import Meta
+from yarl import URL
+
+from chatgpt_rest.errors import StartError
+from chatgpt_rest.model import Secret
+
+PREFIX: Final = "CHATGPT_REST_"
+TOKEN_VARIABLE: Final = "CHATGPT_REST_UPSTREAM__ACCESS_TOKEN"  # noqa: S105 - a name, not a token
+CONFIG_VARIABLE: Final = "CHATGPT_REST_CONFIG"
+TOKEN_FILE: Final = "access_token"  # noqa: S105 - a name, not a token
+
+_CHECKOUT: Final = Path(__file__).parent.parent / "config.toml"
+_PACKAGED: Final = Path(__file__).parent / "config.toml"
+
+Text = Annotated[str, Meta(max_length=1000)]
+Port = Annotated[int, Meta(ge=0, le=65535)]
+Positive = Annotated[int, Meta(ge=1)]
+Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerConfig:
+    """`[server]`: where it listens and what it lets in."""
+
+    host: Text
+    port: Port
+    public_url: Text
+    allowed_hosts: tuple[str, ...]
+    max_body_bytes: Positive
+    body_timeout_seconds: Seconds
+    max_connections: Positive
+    drain_seconds: Seconds
+    access_log: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MirrorConfig:
+    """`[mirror]`: where the database is. A relative path starts at the folder of the configuration file."""
+
+    path: Path
+    cache_bytes: Annotated[int, Meta(ge=0)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpstreamConfig:
+    """`[upstream]`: which ChatGPT, and how long it may take."""
+
+    base_url: Text
+    model: Text
+    answer_timeout_seconds: Seconds
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether upstream is on this machine, as a simulated one is."""
+        host = URL(self.base_url).host or ""
+        try:
+            return ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            return host == "localhost"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RateLimitConfig:
+    """`[rate_limit]`: the budget of each account."""
+
+    requests_per_hour: Positive
+    exceeded_status: Literal[500, 429]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuthConfig:
+    """`[auth]`: who is let in."""
+
+    accept_access_tokens: Literal["auto", "yes", "no"]
+    checks_per_hour: Positive
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SyncConfig:
+    """`[sync]`: what the server does upstream of its own accord."""
+
+    enabled: bool
+    reserve: Annotated[int, Meta(ge=0)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogConfig:
+    """`[log]`: what is written to standard error."""
+
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Everything the program was told. `file` is where most of it came from, for messages."""
+
+    server: ServerConfig
+    mirror: MirrorConfig
+    upstream: UpstreamConfig
+    rate_limit: RateLimitConfig
+    auth: AuthConfig
+    sync: SyncConfig
+    log: LogConfig
+    file: Path
+    access_token: Secret | None
+    """From the environment: lasts as long as the process."""
+    access_token_file: Path | None
+    """In the credentials folder: read again whenever it changes. It need not exist yet, or may be empty."""
+
+    @property
+    def accepts_access_tokens(self) -> bool:
+        """Whether a stranger's token may be checked upstream: some compatible servers accept any token at all."""
+        if self.auth.accept_access_tokens == "auto":
+            return self.upstream.is_loopback or URL(self.upstream.base_url).host == "chatgpt.com"
+        return self.auth.accept_access_tokens == "yes"
+
+    @property
+    def control_socket(self) -> Path:
+        """Where a command on this machine reaches the running server: beside the database."""
+        return self.mirror.path.with_name("control.sock")
+
+    @property
+    def allowed_hosts(self) -> frozenset[str]:
+        """The names, lower case and with no port, that a Host header may carry beside the address connected to."""
+        public = URL(self.server.public_url).host if self.server.public_url else None
+        names = {"localhost", self.server.host, *self.server.allowed_hosts, *({public} if public else ())}
+        return frozenset(name.lower() for name in names)
+
+
+_SECTIONS: Final = ("server", "mirror", "upstream", "rate_limit", "auth", "sync", "log")
+
+
+def load_config(file: Path | None, environ: Mapping[str, str]) -> Config:
+    """Read the configuration. Raises StartError naming place, key, rule and value of the first thing that is wrong."""
+    defaults_file = _CHECKOUT if _CHECKOUT.exists() else _PACKAGED
+    named = file or (Path(environ[CONFIG_VARIABLE]) if CONFIG_VARIABLE in environ else None)
+    chosen = (named or defaults_file).absolute()
+    values = _checked(_read_toml(defaults_file), place=str(defaults_file))
+    if named is not None:
+        _overlay(values, _checked(_read_toml(chosen), place=str(chosen)))
+    _overlay(values, _from_environment(environ))
+    hints = get_type_hints(Config)
+    sections = {name: _section(hints[name], name, values[name], place=str(defaults_file)) for name in _SECTIONS}
+    folder = Path.cwd() if chosen == _PACKAGED else chosen.parent
+    path = sections["mirror"]["path"].expanduser()
+    sections["mirror"]["path"] = path if path.is_absolute() else folder / path
+    _check_urls(sections, place=str(chosen))
+    credentials = environ.get("CREDENTIALS_DIRECTORY")
+    token = environ.get(TOKEN_VARIABLE, "").strip()
+    return Config(
+        **{name: hints[name](**sections[name]) for name in _SECTIONS},
+        file=chosen,
+        access_token=Secret(token) if token else None,
+        access_token_file=Path(credentials) / TOKEN_FILE if credentials else None,
+    )
+
+
+def keys() -> dict[str, tuple[str, ...]]:
+    """Every section and its keys, as config.toml and the environment name them."""
+    hints = get_type_hints(Config)
+    return {name: tuple(field.name for field in fields(hints[name])) for name in _SECTIONS}
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise StartError(f"{file}: there is no such file; name another with --config") from None
+    except OSError as error:
+        raise StartError(f"{file}: it cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise StartError(f"{file}: it is no valid TOML: {error}") from error
+
+
+def _checked(values: Mapping[str, Any], *, place: str) -> dict[str, dict[str, Any]]:
+    """The converted values of the keys that a file names."""
+    hints = get_type_hints(Config)
+    found: dict[str, dict[str, Any]] = {}
+    for name, section in values.items():
+        if name not in _SECTIONS or not isinstance(section, dict):
+            raise StartError(f"{place}: [{name}] is no section; there are {', '.join(f'[{s}]' for s in _SECTIONS)}")
+        if name == "upstream" and TOKEN_FILE in section:
+            raise StartError(
+                f"{place}: [upstream] access_token must not stand in a file that others read; "
+                f"give it as {TOKEN_VARIABLE}, or as the file {TOKEN_FILE} in $CREDENTIALS_DIRECTORY"
+            )
+        found[name] = {
+            key: _convert(hints[name], name, key, value, place=f"{place}: [{name}] {key}")
+            for key, value in section.items()
+        }
+    return found
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    hints = get_type_hints(Config)
+    found: dict[str, dict[str, Any]] = {}
+    for variable, text in environ.items():
+        if not variable.startswith(PREFIX) or variable in {TOKEN_VARIABLE, CONFIG_VARIABLE}:
+            continue
+        section, _, key = variable.removeprefix(PREFIX).lower().partition("__")
+        if section not in _SECTIONS:
+            raise StartError(f"environment: {variable} names no section of config.toml ({', '.join(_SECTIONS)})")
+        place = f"environment: {variable}"
+        found.setdefault(section, {})[key] = _convert(hints[section], section, key, text, place=place, is_text=True)
+    return found
+
+
+def _convert(kind: type[Any], section: str, key: str, value: object, *, place: str, is_text: bool = False) -> object:
+    hints = get_type_hints(kind, include_extras=True)
+    if key not in hints:
+        raise StartError(f"{place}: there is no such key; [{section}] has {', '.join(hints)}")
+    hint = hints[key]
+    if is_text and hint == tuple[str, ...]:
+        value = tuple(part.strip() for part in str(value).split(",") if part.strip())
+    try:
+        return msgspec.convert(value, type=hint, strict=not is_text, dec_hook=_path)
+    except msgspec.ValidationError as error:
+        raise StartError(f"{place} = {value!r}: {str(error).removesuffix(' - at `$`')}") from None
+
+
+def _path(kind: type[Any], value: object) -> object:
+    if kind is Path and isinstance(value, str) and value:
+        return Path(value)
+    raise msgspec.ValidationError("Expected a path")
+
+
+def _overlay(values: dict[str, dict[str, Any]], over: Mapping[str, Mapping[str, Any]]) -> None:
+    for section, entries in over.items():
+        values.setdefault(section, {}).update(entries)
+
+
+def _section(kind: type[Any], name: str, values: Mapping[str, Any], *, place: str) -> dict[str, Any]:
+    missing = [field.name for field in fields(kind) if field.name not in values]
+    if missing:
+        raise StartError(f"{place}: [{name}] lacks its default of {', '.join(missing)}")
+    return dict(values)
+
+
+def _check_urls(sections: Mapping[str, Mapping[str, Any]], *, place: str) -> None:
+    base_url = sections["upstream"]["base_url"]
+    if not _is_http(base_url) or not base_url.endswith("/"):
+        raise StartError(
+            f"{place}: [upstream] base_url = {base_url!r}: Expected an http or https address that ends in /, "
+            "such as https://chatgpt.com/backend-api/"
+        )
+    public_url = sections["server"]["public_url"]
+    if public_url and not _is_http(public_url):
+        raise StartError(
+            f"{place}: [server] public_url = {public_url!r}: Expected an http or https address, or nothing"
+        )
+
+
+def _is_http(address: str) -> bool:
+    try:
+        url = URL(address)
+    except ValueError:
+        return False
+    return url.scheme in {"http", "https"} and bool(url.host) and not (url.user or url.password or url.query_string)

@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the owner may do, and the socket by which a command reaches the server that holds the mirror.
+
+`control.sock` lies beside the database with mode 0600: whoever can open it is the owner. Where no server runs, a
+command opens the mirror itself and does the same through the same class.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import stat
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import aiohttp
+from aiohttp import web
+
+from chatgpt_rest.auth import Auth
+from chatgpt_rest.clock import DAY, Clock, iso
+from chatgpt_rest.context import AUTH, MIRROR_OF_ALL
+from chatgpt_rest.errors import BadRequest, MirrorError, StartError
+from chatgpt_rest.middleware import error_response
+from chatgpt_rest.mirror import Mirror
+from chatgpt_rest.model import Secret
+
+EXPIRES_SOON: Final = 7 * DAY
+
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
+_TIMEOUT_SECONDS: Final = 120.0
+
+Operation = Callable[..., Awaitable[Any]]
+
+
+class Control:
+    """The owner's operations. Arguments and results are plain JSON values."""
+
+    def __init__(self, mirror: Mirror, auth: Auth, clock: Clock) -> None:
+        self._mirror = mirror
+        self._auth = auth
+        self._clock = clock
+        self._operations: dict[str, Operation] = {
+            "create_key": self.create_key,
+            "list_keys": self.list_keys,
+            "revoke_key": self.revoke_key,
+            "list_accounts": self.list_accounts,
+            "name_account": self.name_account,
+            "give_token": self.give_token,
+            "report": self.report,
+        }
+
+    async def call(self, operation: str, arguments: dict[str, Any]) -> Any:
+        """Do what is asked for by name. Raises MirrorError."""
+        if operation not in self._operations:
+            raise BadRequest("there is no such operation; is the server another version than this command?")
+        return await self._operations[operation](**arguments)
+
+    async def create_key(self, name: str, account: str) -> dict[str, str]:
+        """A new local API key of an account. It is in this answer and nowhere else."""
+        _check_name(name)
+        account_id = await self._mirror.accounts.resolve(account)
+        key, digest = self._auth.create_key()
+        await self._mirror.accounts.create_key(account_id, digest, name=name)
+        return {"key": key.reveal(), "name": name, "account": account_id}
+
+    async def list_keys(self) -> list[dict[str, Any]]:
+        """Every local API key, without the key itself."""
+        return [
+            {"name": key.name, "account": key.account, "created_at": iso(key.created_at)}
+            for key in await self._mirror.accounts.keys()
+        ]
+
+    async def revoke_key(self, name: str) -> None:
+        """From now on this key opens nothing."""
+        self._auth.forget_key(await self._mirror.accounts.revoke_key(name))
+
+    async def list_accounts(self) -> list[dict[str, Any]]:
+        """Every account with what it holds and when its access token ends."""
+        return [
+            {
+                "id": account.id,
+                "name": account.name,
+                "email": account.email,
+                "conversations": account.conversations,
+                "token_expires_at": await self._token_expiry(account.id),
+            }
+            for account in await self._mirror.accounts.all()
+        ]
+
+    async def name_account(self, account: str, name: str) -> None:
+        """Give an account a name that the command line understands."""
+        _check_name(name)
+        await self._mirror.accounts.name(await self._mirror.accounts.resolve(account), name)
+
+    async def give_token(self, token: str) -> dict[str, Any]:
+        """Prove an access token and hold it, in memory only, for what the server does by itself."""
+        account = await self._auth.adopt(Secret(token))
+        return {"account": account, "expires_at": await self._token_expiry(account)}
+
+    async def report(self) -> dict[str, Any]:
+        """What `check` tells of the mirror and its accounts."""
+        now = self._clock.now()
+        accounts = []
+        for account in await self._mirror.accounts.all():
+            budget = await self._mirror.requests.budget(account.id)
+            expiry = await self._mirror.accounts.token_expiry(account.id)
+            accounts.append(
+                {
+                    "id": account.id,
+                    "name": account.name,
+                    "conversations": account.conversations,
+                    "remaining": budget.remaining,
+                    "capacity": budget.capacity,
+                    "token_expires_at": None if expiry is None else iso(expiry),
+                    "is_token_expired": expiry is not None and expiry <= now,
+                    "expires_soon": expiry is not None and now < expiry <= now + EXPIRES_SOON,
+                }
+            )
+        return {"process": os.getpid(), "faults": await self._mirror.faults(), "accounts": accounts}
+
+    async def _token_expiry(self, account: str) -> str | None:
+        expiry = await self._mirror.accounts.token_expiry(account)
+        return None if expiry is None else iso(expiry)
+
+
+def control_over(app: web.Application, clock: Clock) -> Control:
+    """The owner's operations over an application that is open."""
+    return Control(app[MIRROR_OF_ALL], app[AUTH], clock)
+
+
+@asynccontextmanager
+async def serve_control(control: Control, path: Path) -> AsyncIterator[None]:
+    """Listen on the socket. One that a dead process left is replaced: the lock is ours, so nobody else listens
+    there.
+    """
+    app = web.Application(client_max_size=1024 * 1024)
+
+    async def handle(request: web.Request) -> web.Response:
+        try:
+            result = await control.call(request.match_info["operation"], await request.json())
+        except MirrorError as error:
+            return error_response(400, error.text, error.code)
+        return web.json_response({"result": result})
+
+    app.router.add_post("/{operation}", handle)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+    await runner.setup()
+    try:
+        _remove(path)
+        try:
+            # Made with its final mode: between a bind and a chmod anyone could have come in.
+            before = os.umask(0o177)
+            try:
+                await web.UnixSite(runner, str(path)).start()
+            finally:
+                os.umask(before)
+        except OSError as error:
+            raise StartError(f"{path}: the control socket cannot be opened: {error.strerror or error}") from error
+        yield
+    finally:
+        await runner.cleanup()
+        _remove(path)
+
+
+async def call_server(path: Path, operation: str, arguments: dict[str, Any]) -> Any:
+    """Have the running server do it. Raises ConnectionError where none listens, MirrorError where it says no."""
+    if not _is_socket(path):
+        raise ConnectionError
+    timeout = aiohttp.ClientTimeout(total=_TIMEOUT_SECONDS)
+    async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(path)), timeout=timeout) as session:
+        try:
+            async with session.post(f"http://control/{operation}", json=arguments) as response:
+                answer = await response.json()
+        except aiohttp.ClientConnectorError as error:
+            if isinstance(error.os_error, PermissionError):
+                raise StartError(f"{path} belongs to another user; run this as the user of the server") from None
+            raise ConnectionError from None
+        except (aiohttp.ClientError, TimeoutError, asyncio.IncompleteReadError) as error:
+            raise StartError(f"the running server did not answer: {type(error).__name__}") from None
+    if response.status != 200:
+        raise MirrorError(str(answer.get("error")), code=str(answer.get("code")))
+    return answer["result"]
+
+
+def _remove(path: Path) -> None:
+    path.unlink(missing_ok=True)
+
+
+def _is_socket(path: Path) -> bool:
+    try:
+        return stat.S_ISSOCK(path.stat().st_mode)
+    except OSError:
+        return False
+
+
+def _check_name(name: str) -> None:
+    if _NAME.fullmatch(name) is None:
+        raise BadRequest("a name has letters, digits, dots, @, - and _, at most 64 of them, and starts with one")

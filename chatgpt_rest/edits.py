@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What people change: titles, the archive, deletions. Upstream first, then the mirror, so that neither claims too
+much.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from chatgpt_rest.errors import BudgetSpent, NotFound, UpstreamError, UpstreamNotFound
+from chatgpt_rest.mirror import AccountMirror, Standing
+from chatgpt_rest.upstream.protocol import Caller, FindCaller, Upstream
+
+log = logging.getLogger(__name__)
+
+
+class Edits:
+    """Carries an edit upstream and writes it down here."""
+
+    def __init__(self, upstream: Upstream) -> None:
+        self._upstream = upstream
+
+    async def edit(
+        self,
+        mirror: AccountMirror,
+        conversation_id: str,
+        *,
+        title: str | None,
+        is_archived: bool | None,
+        find_caller: FindCaller,
+    ) -> None:
+        """Rename, archive or bring back a conversation: one request upstream, none where it lives only here.
+
+        Raises NotFound, and UpstreamError or BudgetSpent with nothing changed anywhere.
+        """
+        standing = await mirror.conversations.standing(conversation_id)
+        if standing is Standing.DELETED:
+            raise NotFound("conversation")
+        if standing is not Standing.LOCAL:
+            try:
+                await self._upstream.edit(await find_caller(), conversation_id, title=title, is_archived=is_archived)
+            except UpstreamNotFound as error:
+                raise NotFound("conversation", body=error.body) from None
+        await mirror.conversations.edit(
+            conversation_id, title=title, is_archived=is_archived, is_pending=standing is Standing.LOCAL
+        )
+
+    async def delete(self, mirror: AccountMirror, conversation_id: str, *, find_caller: FindCaller) -> None:
+        """Delete a conversation upstream, then here. That upstream has it no more counts as done.
+
+        Raises NotFound where neither has it, and UpstreamError or BudgetSpent with nothing changed anywhere.
+        """
+        standing = await mirror.conversations.standing(conversation_id)
+        if standing is Standing.DELETED:
+            return
+        if standing is not Standing.LOCAL:
+            try:
+                await self._upstream.delete(await find_caller(), conversation_id)
+            except UpstreamNotFound as error:
+                if standing is Standing.UNKNOWN:
+                    raise NotFound("conversation", body=error.body) from None
+        await mirror.conversations.bury(conversation_id)
+
+    async def delete_all(self, mirror: AccountMirror, *, find_caller: FindCaller) -> None:
+        """Delete every conversation of the account: one request upstream, then here. Raises as `delete` does."""
+        await self._upstream.delete_all(await find_caller())
+        await mirror.conversations.bury_all()
+
+    async def push_title(self, mirror: AccountMirror, caller: Caller, conversation_id: str, title: str) -> bool:
+        """Bring a title set here to upstream. False where that must wait: it is kept, and pushed another time."""
+        try:
+            await self._upstream.edit(caller, conversation_id, title=title)
+        except UpstreamNotFound:
+            pass  # nobody is left to be told
+        except (UpstreamError, BudgetSpent) as error:
+            log.info("kept a title to push it later account=%s reason=%s", mirror.account, error.code)
+            return False
+        await mirror.conversations.settle_title(conversation_id, title)
+        return True
+
+    async def push_titles(self, mirror: AccountMirror, caller: Caller) -> None:
+        """Push what was kept, until upstream or the budget says no."""
+        for conversation_id, title in await mirror.conversations.pending_titles():
+            if not await self.push_title(mirror, caller, conversation_id, title):
+                return

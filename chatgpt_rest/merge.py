@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The one rule by which what upstream shows, an export holds and an ask brings become one tree.
+
+Nodes are united and none is ever dropped. Of two versions of one node the complete beats the partial and the full the
+slim, else the newer source wins. Title, current node and flags come from the newer source, except a title set here
+and not pushed yet. Nothing is overwritten by less.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from enum import Enum
+
+from chatgpt_rest.clock import SECOND
+from chatgpt_rest.model import Conversation, ListedConversation, Node
+
+
+class Source(Enum):
+    """Where a version of a conversation comes from, which is how much its silence says."""
+
+    UPSTREAM = "upstream"
+    """The whole tree as upstream shows it now: a node that is not in it has vanished there."""
+    EXPORT = "export"
+    """The whole tree as it was when the export was made."""
+    ASK = "ask"
+    """A prompt and what came back, hung onto a tree that stays as it is."""
+
+
+def merge(mine: Conversation | None, theirs: Conversation, *, source: Source) -> Conversation:
+    """What the mirror holds after `theirs` came in. Merging the same thing twice changes nothing."""
+    if mine is None:
+        return theirs
+    newer, older = (theirs, mine) if _is_newer(theirs, than=mine) else (mine, theirs)
+    nodes = {
+        key: _united(node, theirs.nodes.get(key), prefer_theirs=newer is theirs) for key, node in mine.nodes.items()
+    }
+    nodes |= {key: node for key, node in theirs.nodes.items() if key not in mine.nodes}
+    if source is Source.UPSTREAM and newer is theirs:
+        nodes = {key: replace(node, is_absent_upstream=key not in theirs.nodes) for key, node in nodes.items()}
+    title = newer.title if newer.title is not None else older.title
+    return Conversation(
+        id=mine.id,
+        title=mine.title if mine.is_title_pending else title,
+        create_time=_earliest(mine.create_time, theirs.create_time),
+        update_time=newer.update_time,
+        current_node=newer.current_node if newer.current_node in nodes else older.current_node,
+        nodes=nodes,
+        envelope={**older.envelope, **newer.envelope},
+        is_archived=mine.is_archived if source is Source.ASK else newer.is_archived,
+        is_starred=mine.is_starred if source is Source.ASK else newer.is_starred,
+        project=newer.project or older.project,
+        model=newer.model or older.model,
+        is_title_pending=mine.is_title_pending,
+        is_deleted_upstream=False if source is Source.UPSTREAM else mine.is_deleted_upstream,
+    )
+
+
+def merge_listed(mine: ListedConversation | None, theirs: ListedConversation) -> ListedConversation:
+    """What the mirror holds of a conversation after upstream's list named it. A title not pushed yet is the
+    caller's.
+    """
+    if mine is None:
+        return theirs
+    if whole_seconds(theirs.update_time) < whole_seconds(mine.update_time):
+        return mine
+    is_same_second = whole_seconds(theirs.update_time) == whole_seconds(mine.update_time)
+    return replace(
+        theirs,
+        title=theirs.title if theirs.title is not None else mine.title,
+        create_time=_earliest(mine.create_time, theirs.create_time),
+        update_time=mine.update_time if is_same_second else theirs.update_time,
+        project=theirs.project or mine.project,
+    )
+
+
+def whole_seconds(time: int | None) -> int:
+    """The precision at which two update times may be compared, a missing one being older than all.
+
+    Lists carry whole seconds, details fractions: compared exactly, every conversation would stay stale forever.
+    """
+    return -1 if time is None else time // SECOND
+
+
+def _is_newer(theirs: Conversation, *, than: Conversation) -> bool:
+    return whole_seconds(theirs.update_time) >= whole_seconds(than.update_time)
+
+
+def _united(mine: Node, theirs: Node | None, *, prefer_theirs: bool) -> Node:
+    if theirs is None:
+        return mine
+    better, lesser = (
+        (theirs, mine) if (_rank(theirs), prefer_theirs) > (_rank(mine), not prefer_theirs) else (mine, theirs)
+    )
+    return replace(
+        better,
+        parent=better.parent or lesser.parent,
+        children=_more(better.children, lesser.children),
+        extra={**lesser.extra, **better.extra},
+        is_absent_upstream=mine.is_absent_upstream and theirs.is_absent_upstream,
+    )
+
+
+def _rank(node: Node) -> tuple[bool, int, int]:
+    return node.message is not None, node.completeness, node.shape
+
+
+def _more(better: tuple[str, ...] | None, lesser: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    if not better or not lesser:
+        return better or lesser
+    return better + tuple(child for child in lesser if child not in better)
+
+
+def _earliest(mine: int | None, theirs: int | None) -> int | None:
+    return min((time for time in (mine, theirs) if time is not None), default=None)

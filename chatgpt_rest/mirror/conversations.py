@@ -1,0 +1,384 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One account's conversations: reading them as rendered answers, and taking in what upstream shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Final, Literal
+
+import aiosqlite
+
+from chatgpt_rest import chatgpt_json
+from chatgpt_rest.clock import Clock
+from chatgpt_rest.errors import NotFetched, NotFound
+from chatgpt_rest.merge import Source, merge, merge_listed
+from chatgpt_rest.mirror import trees
+from chatgpt_rest.mirror.database import Database
+from chatgpt_rest.mirror.rendered import Rendered, RenderedCache, changing
+from chatgpt_rest.model import Conversation, ListedConversation, ListPage
+
+Choice = Literal["none", "only", "all"]
+"""Whether a list holds what it usually leaves out."""
+
+_BY_UPDATE: Final = """
+select id, title, create_time, update_time, is_archived, is_starred, project
+from conversation
+where account = :account
+  and (:archived = 'all' or is_archived = (:archived = 'only'))
+  and (:deleted = 'all' or (deleted_at is not null or is_deleted_upstream) = (:deleted = 'only'))
+  and (:project is null or project = :project)
+order by coalesce(update_time, create_time) desc, id limit :limit offset :offset
+"""
+_BY_CREATION: Final = """
+select id, title, create_time, update_time, is_archived, is_starred, project
+from conversation
+where account = :account
+  and (:archived = 'all' or is_archived = (:archived = 'only'))
+  and (:deleted = 'all' or (deleted_at is not null or is_deleted_upstream) = (:deleted = 'only'))
+  and (:project is null or project = :project)
+order by create_time desc, id limit :limit offset :offset
+"""
+
+
+class Standing(Enum):
+    """What the mirror has of a conversation."""
+
+    UNKNOWN = "unknown"
+    LISTED = "listed"
+    """Its row, but not its content."""
+    HERE = "here"
+    LOCAL = "local"
+    """It lives here only: upstream knows nothing of it under this id."""
+    DELETED = "deleted"
+
+
+@dataclass(frozen=True, slots=True)
+class ListQuery:
+    """Which conversations a list shows, newest first. `limit` None means all of them."""
+
+    limit: int | None = None
+    offset: int = 0
+    order: Literal["updated", "created"] = "updated"
+    archived: Choice = "none"
+    deleted: Choice = "none"
+    project: str | None = None
+
+
+class Conversations:
+    """The conversations of one account. Every query binds it: none can see another's."""
+
+    def __init__(self, database: Database, cache: RenderedCache, clock: Clock, account: str) -> None:
+        self.account = account
+        self._database = database
+        self._cache = cache
+        self._clock = clock
+
+    # ---------------------------------------------------------------------------------------------------- reading
+
+    async def list_json(self, query: ListQuery) -> Rendered:
+        """The list as the seed documents it; `total` counts every row that the query matches."""
+        key = (self.account, "list", repr(query))
+        if (cached := self._cache.get(*key)) is not None:
+            return cached
+        generation = self._cache.generation(self.account)
+        async with self._database.read() as connection:
+            rows, total = await self._list_rows(connection, query)
+            is_whole = await self._is_list_whole(connection)
+        body = chatgpt_json.dump([chatgpt_json.list_entry(_listed(row)) for row in rows])
+        return self._cache.put(Rendered(body, total=total, is_whole=is_whole), *key, generation=generation)
+
+    async def entry_json(self, conversation_id: str) -> Rendered:
+        """One row of the list. Raises NotFound."""
+        async with self._database.read() as connection:
+            rows = await connection.execute_fetchall(
+                """
+                select id, title, create_time, update_time, is_archived, is_starred, project
+                from conversation where account = ? and id = ? and deleted_at is null
+                """,
+                (self.account, conversation_id),
+            )
+        for row in rows:
+            return Rendered(chatgpt_json.dump(chatgpt_json.list_entry(_listed(row))))
+        raise NotFound("conversation")
+
+    async def messages_json(self, conversation_id: str) -> Rendered:
+        """The visible messages of the current branch, oldest first. Raises NotFetched where its content is not here."""
+        return await self._rendered("messages", conversation_id, _messages)
+
+    async def whole_json(self, conversation_id: str) -> Rendered:
+        """The conversation in ChatGPT's own shape. Raises NotFetched where its content is not here."""
+        return await self._rendered("whole", conversation_id, chatgpt_json.whole)
+
+    async def get(self, conversation_id: str) -> Conversation:
+        """The conversation with its tree, as far as it is here. Raises NotFound where it is unknown or deleted."""
+        async with self._database.read() as connection:
+            tree, standing = await self._look_up(connection, conversation_id)
+        if tree is None or standing is Standing.DELETED:
+            raise NotFound("conversation")
+        return tree
+
+    async def standing(self, conversation_id: str) -> Standing:
+        """What the mirror has of this conversation."""
+        async with self._database.read() as connection:
+            return await self._standing(connection, conversation_id)
+
+    async def needs_no_upstream(self, conversation_id: str) -> bool:
+        """Whether deleting this conversation is a matter of the mirror alone."""
+        return await self.standing(conversation_id) in {Standing.LOCAL, Standing.DELETED}
+
+    async def listed_at(self) -> int | None:
+        """When upstream's list was last read from its top; None where it never was."""
+        async with self._database.read() as connection:
+            rows = await connection.execute_fetchall("select listed_at from account where account = ?", (self.account,))
+        return next((row[0] for row in rows), None)
+
+    async def pending_titles(self) -> list[tuple[str, str]]:
+        """`(conversation, title)` of what was named here and not pushed upstream yet."""
+        async with self._database.read() as connection:
+            rows = await connection.execute_fetchall(
+                """
+                select id, title from conversation
+                where account = ? and is_title_pending = 1 and is_local = 0 and deleted_at is null
+                order by update_time
+                """,
+                (self.account,),
+            )
+        return [(row[0], row[1]) for row in rows]
+
+    # ---------------------------------------------------------------------------------------------------- writing
+
+    async def save_page(self, page: ListPage, *, offset: int) -> None:
+        """Take in a page of upstream's list. What was deleted here stays deleted, whatever the list says."""
+        async with self._changing() as connection:
+            for theirs in page.items:
+                await self._save_listed(connection, theirs)
+            now = self._clock.now()
+            await connection.execute(
+                """
+                update account set listed_at = iif(:offset = 0, :now, listed_at),
+                                   is_list_whole = is_list_whole or (:is_last and :offset = 0)
+                where account = :account
+                """,
+                {"account": self.account, "offset": offset, "now": now, "is_last": page.is_last},
+            )
+
+    async def save_whole(self, theirs: Conversation) -> None:
+        """Take in a conversation as upstream shows it now. One that was deleted here stays so."""
+        async with self._changing(theirs.id) as connection:
+            before, standing = await self._look_up(connection, theirs.id)
+            if standing is Standing.DELETED:
+                return
+            mine = before
+            for draft in await self._drafts_of(connection, theirs):
+                begun = replace(draft, id=theirs.id, update_time=None)
+                mine = merge(mine, begun, source=Source.ASK)
+                await trees.remove(connection, self.account, draft.id)
+                await connection.execute(
+                    "update ask set conversation = ? where account = ? and conversation = ?",
+                    (theirs.id, self.account, draft.id),
+                )
+            merged = merge(mine, theirs, source=Source.UPSTREAM)
+            await trees.store(connection, self.account, before, merged, has_content=True)
+            await connection.execute(
+                """
+                update conversation set is_local = 0, fetched_update_time = ?,
+                                        listed_update_time = max(coalesce(listed_update_time, 0), coalesce(?, 0))
+                where account = ? and id = ?
+                """,
+                (theirs.update_time, theirs.update_time, self.account, theirs.id),
+            )
+
+    async def edit(
+        self,
+        conversation_id: str,
+        *,
+        title: str | None = None,
+        is_archived: bool | None = None,
+        is_pending: bool = False,
+    ) -> None:
+        """Set what was edited here. With `is_pending` the title has not reached upstream yet."""
+        async with self._changing(conversation_id) as connection:
+            await connection.execute(
+                """
+                update conversation set
+                    title = coalesce(:title, title),
+                    is_title_pending = iif(:title is null, is_title_pending, :is_pending),
+                    is_archived = coalesce(:is_archived, is_archived)
+                where account = :account and id = :id
+                """,
+                {
+                    "account": self.account,
+                    "id": conversation_id,
+                    "title": title,
+                    "is_pending": is_pending,
+                    "is_archived": is_archived,
+                },
+            )
+
+    async def settle_title(self, conversation_id: str, title: str) -> None:
+        """Upstream has this title now, or never will; unless another one was set meanwhile, nothing is left to push."""
+        async with self._changing(conversation_id) as connection:
+            await connection.execute(
+                "update conversation set is_title_pending = 0 where account = ? and id = ? and title = ?",
+                (self.account, conversation_id, title),
+            )
+
+    async def bury(self, conversation_id: str) -> None:
+        """Delete a conversation here: a tombstone that lists and fetches respect. Its content stays until it is
+        purged.
+        """
+        now = self._clock.now()
+        async with self._changing(conversation_id) as connection:
+            await connection.execute(
+                """
+                insert into conversation (account, id, deleted_at) values (:account, :id, :now)
+                on conflict (account, id) do update set deleted_at = :now where deleted_at is null
+                """,
+                {"account": self.account, "id": conversation_id, "now": now},
+            )
+
+    async def bury_all(self) -> None:
+        """Delete every conversation here."""
+        async with self._changing() as connection:
+            await connection.execute(
+                "update conversation set deleted_at = ? where account = ? and deleted_at is null",
+                (self._clock.now(), self.account),
+            )
+
+    # ---------------------------------------------------------------------------------------------------- helpers
+
+    async def _rendered(self, view: str, conversation_id: str, render: Callable[[Conversation], bytes]) -> Rendered:
+        key = (self.account, view, conversation_id)
+        if (cached := self._cache.get(*key)) is not None:
+            return cached
+        generation = self._cache.generation(self.account)
+        async with self._database.read() as connection:
+            tree, standing = await self._look_up(connection, conversation_id)
+        if standing is Standing.DELETED:
+            raise NotFound("conversation")
+        if tree is None or standing in {Standing.UNKNOWN, Standing.LISTED}:
+            raise NotFetched("conversation")
+        return self._cache.put(Rendered(render(tree)), *key, generation=generation)
+
+    async def _look_up(
+        self, connection: aiosqlite.Connection, conversation_id: str
+    ) -> tuple[Conversation | None, Standing]:
+        standing = await self._standing(connection, conversation_id)
+        if standing in {Standing.UNKNOWN, Standing.DELETED}:
+            return None, standing
+        return await trees.load(connection, self.account, conversation_id), standing
+
+    async def _standing(self, connection: aiosqlite.Connection, conversation_id: str) -> Standing:
+        rows = await connection.execute_fetchall(
+            "select deleted_at is not null, is_local, has_content from conversation where account = ? and id = ?",
+            (self.account, conversation_id),
+        )
+        for is_deleted, is_local, has_content in rows:
+            if is_deleted:
+                return Standing.DELETED
+            if is_local:
+                return Standing.LOCAL
+            return Standing.HERE if has_content else Standing.LISTED
+        return Standing.UNKNOWN
+
+    async def _list_rows(
+        self, connection: aiosqlite.Connection, query: ListQuery
+    ) -> tuple[Iterable[aiosqlite.Row], int]:
+        values = {
+            "account": self.account,
+            "archived": query.archived,
+            "deleted": query.deleted,
+            "project": query.project,
+            "limit": -1 if query.limit is None else query.limit,
+            "offset": query.offset,
+        }
+        select = _BY_CREATION if query.order == "created" else _BY_UPDATE
+        rows = await connection.execute_fetchall(select, values)
+        counts = await connection.execute_fetchall(
+            """
+            select count(*) from conversation
+            where account = :account
+              and (:archived = 'all' or is_archived = (:archived = 'only'))
+              and (:deleted = 'all' or (deleted_at is not null or is_deleted_upstream) = (:deleted = 'only'))
+              and (:project is null or project = :project)
+            """,
+            values,
+        )
+        return rows, next(int(count[0]) for count in counts)
+
+    async def _is_list_whole(self, connection: aiosqlite.Connection) -> bool:
+        rows = await connection.execute_fetchall("select is_list_whole from account where account = ?", (self.account,))
+        return any(row[0] for row in rows)
+
+    async def _save_listed(self, connection: aiosqlite.Connection, theirs: ListedConversation) -> None:
+        rows = await connection.execute_fetchall(
+            """
+            select id, title, create_time, update_time, is_archived, is_starred, project
+            from conversation where account = ? and id = ?
+            """,
+            (self.account, theirs.id),
+        )
+        row = next(iter(rows), None)
+        merged = merge_listed(None if row is None else _listed(row), theirs)
+        await connection.execute(
+            """
+            insert into conversation (
+                account, id, title, create_time, update_time, is_archived, is_starred, project, listed_update_time
+            ) values (?, ?, ?, ?, ?, ?, ?, ?, ?)
+            on conflict (account, id) do update set
+                title = iif(is_title_pending, title, excluded.title), create_time = excluded.create_time,
+                update_time = excluded.update_time, is_archived = excluded.is_archived,
+                is_starred = excluded.is_starred, project = excluded.project,
+                listed_update_time = excluded.listed_update_time
+            where deleted_at is null
+            """,
+            (
+                self.account,
+                theirs.id,
+                trees.printable(merged.title),
+                merged.create_time,
+                merged.update_time,
+                merged.is_archived,
+                merged.is_starred,
+                trees.printable(merged.project),
+                theirs.update_time,
+            ),
+        )
+
+    async def _drafts_of(self, connection: aiosqlite.Connection, theirs: Conversation) -> list[Conversation]:
+        """Conversations begun here whose prompt turns up in this one: it got its id after the line to upstream
+        broke.
+        """
+        rows = await connection.execute_fetchall(
+            """
+            select conversation.id, ask.prompt_node
+            from conversation join ask on ask.account = conversation.account and ask.conversation = conversation.id
+            where conversation.account = ? and conversation.is_local = 1 and conversation.deleted_at is null
+            """,
+            (self.account,),
+        )
+        found = [await trees.load(connection, self.account, row[0]) for row in rows if row[1] in theirs.nodes]
+        return [draft for draft in found if draft is not None]
+
+    def _changing(self, *conversations: str) -> AbstractAsyncContextManager[aiosqlite.Connection]:
+        return changing(self._database, self._cache, self.account, *conversations)
+
+
+def _messages(tree: Conversation) -> bytes:
+    return chatgpt_json.dump(chatgpt_json.messages(tree))
+
+
+def _listed(row: Sequence[object]) -> ListedConversation:
+    identifier, title, create_time, update_time, is_archived, is_starred, project = row[:7]
+    return ListedConversation(
+        id=str(identifier),
+        title=None if title is None else str(title),
+        create_time=create_time if isinstance(create_time, int) else None,
+        update_time=update_time if isinstance(update_time, int) else None,
+        is_archived=bool(is_archived),
+        is_starred=bool(is_starred),
+        project=None if project is None else str(project),
+    )

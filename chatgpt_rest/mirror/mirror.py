@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The mirror as the rest of the program sees it: open it, then ask it for an account."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+from chatgpt_rest.clock import Clock
+from chatgpt_rest.errors import StartError
+from chatgpt_rest.mirror.accounts import Accounts
+from chatgpt_rest.mirror.asks import Asks, recover
+from chatgpt_rest.mirror.conversations import Conversations
+from chatgpt_rest.mirror.database import Database, open_database
+from chatgpt_rest.mirror.rendered import RenderedCache
+from chatgpt_rest.mirror.requests import RequestLog
+
+_ROOT: Final = Path(__file__).parent.parent
+MIGRATIONS: Final = next(
+    (folder for folder in (_ROOT.parent / "migrations", _ROOT / "migrations") if folder.is_dir()), _ROOT / "migrations"
+)
+"""In a checkout beside the package, in an installed package inside it."""
+
+log = logging.getLogger(__name__)
+
+
+class AccountMirror:
+    """Everything the mirror holds of one account. Handlers get no other: a query cannot forget whose it is."""
+
+    def __init__(self, database: Database, cache: RenderedCache, clock: Clock, account: str) -> None:
+        self.account = account
+        self.conversations = Conversations(database, cache, clock, account)
+        self.asks = Asks(database, cache, clock, account)
+
+
+class Mirror:
+    """The open mirror of all accounts. Built by `open_mirror`."""
+
+    def __init__(self, database: Database, clock: Clock, requests: RequestLog, *, cache_bytes: int) -> None:
+        self.path = database.path
+        self.accounts = Accounts(database, clock)
+        self.requests = requests
+        self._database = database
+        self._clock = clock
+        self._cache = RenderedCache(size_bytes=cache_bytes)
+
+    async def ping(self) -> None:
+        """Read something. Raises StorageFailed where the file cannot be read any more."""
+        async with self._database.read() as connection:
+            await connection.execute_fetchall("select count(*) from account")
+
+    async def faults(self) -> list[str]:
+        """What SQLite finds wrong with the file; nothing, in the usual case. Reads all of it."""
+        async with self._database.read() as connection:
+            rows = await connection.execute_fetchall("pragma quick_check")
+        return [str(row[0]) for row in rows if row[0] != "ok"]
+
+    def of(self, account: str) -> AccountMirror:
+        """The mirror bound to one account."""
+        return AccountMirror(self._database, self._cache, self._clock, account)
+
+
+@asynccontextmanager
+async def open_mirror(
+    path: Path,
+    *,
+    clock: Clock,
+    requests_per_hour: int,
+    checks_per_hour: int,
+    longest_attempt_seconds: float,
+    cache_bytes: int,
+) -> AsyncIterator[Mirror]:
+    """Lock, open and migrate the mirror, and put right what a process that died left open. Raises StartError."""
+    if not MIGRATIONS.is_dir():
+        raise StartError(f"{MIGRATIONS}: there are no migrations; the installation is incomplete")
+    async with open_database(path, MIGRATIONS) as database:
+        requests = RequestLog(
+            database,
+            clock,
+            capacity=requests_per_hour,
+            checks=checks_per_hour,
+            longest_attempt_seconds=longest_attempt_seconds,
+        )
+        await requests.resume()
+        async with database.write() as connection:
+            interrupted = await recover(connection)
+        if interrupted:
+            log.warning("an earlier process ended in mid-answer asks=%d", interrupted)
+        yield Mirror(database, clock, requests, cache_bytes=cache_bytes)

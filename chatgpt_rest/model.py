@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The nouns: conversations, their nodes, accounts, tokens. Immutable, and nothing here reads or writes anything.
+
+Times are integer microseconds since the epoch, or None where ChatGPT gave none. Raw JSON is `bytes`, exactly one JSON
+value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+
+class Completeness(IntEnum):
+    """How much of a node is known to be there, in the order in which one version beats another."""
+
+    UNCONFIRMED = 0
+    """A prompt that left for upstream, of which no sign came back."""
+    PARTIAL = 1
+    """An answer that broke off."""
+    COMPLETE = 2
+
+
+class Shape(IntEnum):
+    """How much ChatGPT wrote of a message: exports since 2026 leave out status, recipient, weight and more."""
+
+    SLIM = 0
+    FULL = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One node of a conversation's tree.
+
+    `message` is the raw JSON of the message, None where the node has none (roots). `extra` holds the node's other raw
+    members by name. `children` is the order its source gave them in, None where it gave none: a tree is always
+    rebuilt from `parent`.
+    """
+
+    id: str
+    parent: str | None
+    message: bytes | None
+    children: tuple[str, ...] | None = None
+    extra: Mapping[str, bytes] = field(default_factory=dict)
+    create_time: int | None = None
+    shape: Shape = Shape.FULL
+    completeness: Completeness = Completeness.COMPLETE
+    is_absent_upstream: bool = False
+    """Upstream stopped showing this node; it stays here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """A conversation with its whole tree. `nodes` keeps the order of its source; `envelope` holds every raw member but
+    the mapping.
+    """
+
+    id: str
+    title: str | None
+    create_time: int | None
+    update_time: int | None
+    current_node: str | None
+    nodes: Mapping[str, Node]
+    envelope: Mapping[str, bytes] = field(default_factory=dict)
+    is_archived: bool = False
+    is_starred: bool = False
+    project: str | None = None
+    """`g-p-…` where it belongs to a project, `g-…` where it was held with a custom GPT."""
+    model: str | None = None
+    is_title_pending: bool = False
+    """The title was set here and has not reached upstream yet: nobody else's title replaces it."""
+    is_deleted_upstream: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ListedConversation:
+    """What a list says of a conversation: everything but its content."""
+
+    id: str
+    title: str | None
+    create_time: int | None
+    update_time: int | None
+    is_archived: bool = False
+    is_starred: bool = False
+    project: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ListPage:
+    """One page of upstream's list. `is_last` is judged by its length: `total` can be a mere look-ahead."""
+
+    items: tuple[ListedConversation, ...]
+    is_last: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """A token or key that shows itself only to who calls `reveal()`: never in a repr, a log line or a traceback."""
+
+    _value: str
+
+    def reveal(self) -> str:
+        return self._value
+
+    def __repr__(self) -> str:
+        return "Secret(…)"
+
+    __str__ = __repr__
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One prompt on its way upstream.
+
+    `message_id` is the prompt's own id, chosen here. With `conversation_id` None it opens a new conversation.
+    `is_continuation` asks to go on writing the answer `parent_id`, and then `prompt` is empty.
+    """
+
+    message_id: str
+    prompt: str
+    conversation_id: str | None
+    parent_id: str | None
+    model: str | None
+    is_continuation: bool = False

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Fixtures of every suite: a clock by hand, a simulated ChatGPT over real HTTP, and the whole server in front of it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from chatgpt_rest.clock import SECOND
+from chatgpt_rest.upstream.simulated import SimulatedChatGPT
+from tests.house import Client, House, ManualClock, open_house
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def chatgpt(clock: ManualClock) -> SimulatedChatGPT:
+    """A ChatGPT whose two accounts are empty; its time is the test's clock."""
+    return SimulatedChatGPT(now=lambda: clock.now() / SECOND, conversations=False)
+
+
+@pytest.fixture
+async def base_url(chatgpt: SimulatedChatGPT) -> AsyncIterator[str]:
+    async with chatgpt.serving() as url:
+        yield url
+
+
+@pytest.fixture
+async def house(tmp_path: Path, chatgpt: SimulatedChatGPT, base_url: str, clock: ManualClock) -> AsyncIterator[House]:
+    """The server with its defaults, an empty mirror and an empty ChatGPT."""
+    async with open_house(tmp_path, chatgpt, base_url, clock) as opened:
+        yield opened
+
+
+@pytest.fixture
+def client(house: House) -> Client:
+    """Alice, with an access token that is new here and that ChatGPT accepts."""
+    return house.client
