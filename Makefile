@@ -12,11 +12,11 @@ VENV    := .venv
 PY      := $(VENV)/bin/python
 # A copy of the lock file the environment was built from: what it holds, and when it was built.
 BUILT   := $(VENV)/requirements-dev.lock
-SOURCES := chatgpt_rest tests bench server.py
+SOURCES := chatgpt_rest tests bench docs server.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo run test check format bench lock clean $(VENV)
+.PHONY: help demo run test check format bench picture lock clean $(VENV)
 
 help:  ## list the targets
 	@awk -F ':.*  ## ' '/^[.a-z$$()A-Z]+:.*  ## / { sub(/\$$\(VENV\)/, ".venv", $$1); printf "make %-8s%s\n", $$1, $$2 }' Makefile
@@ -43,6 +43,9 @@ format: $(BUILT)  ## lay the code out, and fix what can be fixed safely
 
 bench: $(BUILT)  ## this server beside its peers, measured in one run
 	@$(PY) -m bench
+
+picture: $(BUILT)  ## draw docs/demo.svg anew, from a demo that runs (port 8000)
+	@$(PY) docs/picture.py 2>/dev/null
 
 $(VENV): $(BUILT)  ## the environment alone, tests' dependencies included (PYTHON=python3.12)
 

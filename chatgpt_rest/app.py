@@ -19,7 +19,7 @@ from chatgpt_rest.ask import Asking
 from chatgpt_rest.auth import Auth, read_digest_key
 from chatgpt_rest.clock import Clock
 from chatgpt_rest.config import Config
-from chatgpt_rest.context import ASKING, AUTH, CONFIG, EDITS, MIRROR_OF_ALL, ROUTES, SYNC, Route
+from chatgpt_rest.context import ALLOWED_HOSTS, ASKING, AUTH, CONFIG, EDITS, MIRROR_OF_ALL, ROUTES, SYNC, Route
 from chatgpt_rest.control import control_over, serve_control
 from chatgpt_rest.edits import Edits
 from chatgpt_rest.errors import MirrorError
@@ -46,6 +46,7 @@ def build_app(
         client_max_size=config.server.max_body_bytes,
     )
     app[CONFIG] = config
+    app[ALLOWED_HOSTS] = config.allowed_hosts
     app[MIRROR_OF_ALL] = mirror
     app[AUTH] = auth
     app[SYNC] = sync
@@ -90,7 +91,14 @@ async def running(config: Config, *, clock: Clock, upstream: Upstream | None = N
         sync = Sync(upstream, clock)
         stack.push_async_callback(sync.aclose)
         edits = Edits(upstream)
-        asking = Asking(upstream, mirror.requests, fetch=sync.fetch, push_title=edits.push_title, sleep=asyncio.sleep)
+        asking = Asking(
+            upstream,
+            mirror.requests,
+            default_model=config.upstream.model,
+            fetch=sync.fetch,
+            push_title=edits.push_title,
+            sleep=asyncio.sleep,
+        )
         stack.push_async_callback(asking.drain, config.server.drain_seconds)
         yield build_app(config, mirror=mirror, auth=auth, sync=sync, asking=asking, edits=edits)
 

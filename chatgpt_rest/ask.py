@@ -72,9 +72,17 @@ class Asking:
     """Asks upstream on behalf of accounts: any number of accounts at once, one ask at a time for each."""
 
     def __init__(
-        self, upstream: Upstream, requests: RequestLog, *, fetch: Fetch, push_title: PushTitle, sleep: Sleep
+        self,
+        upstream: Upstream,
+        requests: RequestLog,
+        *,
+        default_model: str,
+        fetch: Fetch,
+        push_title: PushTitle,
+        sleep: Sleep,
     ) -> None:
         self._upstream = upstream
+        self._default_model = default_model
         self._requests = requests
         self._fetch = fetch
         self._push_title = push_title
@@ -132,8 +140,8 @@ class Asking:
             _check_same(earlier.request_digest, request)
             return await _answered(mirror, earlier)
         async with self._turns.setdefault(mirror.account, asyncio.Lock()):
-            if request.model is not None:
-                await self._requests.check_model(mirror.account, request.model)
+            model = request.model or self._default_model
+            await self._requests.check_model(mirror.account, model)
             caller = await find_caller()
             parent_id = await self._parent(mirror, request, find_caller)
             question = Question(
@@ -141,7 +149,7 @@ class Asking:
                 prompt=request.prompt,
                 conversation_id=request.conversation_id,
                 parent_id=parent_id,
-                model=request.model,
+                model=model,
             )
             ask_id = uuid4().hex
             await mirror.asks.begin(

@@ -44,8 +44,8 @@ KEY_PREFIX: Final = "cgrt_"
 PAGE_SIZE: Final = 100
 """Upstream's own maximum for a page of its list."""
 
-_TOKEN: Final = re.compile(r"[\x21-\x7e]{1,8192}")
-_BEARER: Final = re.compile(r"bearer +", re.IGNORECASE)
+_TOKEN: Final = re.compile(r"[!-~]{1,8192}")
+_CREDENTIAL: Final = re.compile(r"(?:bearer +)?(?!bearer\Z)([!-~]{1,8192})", re.IGNORECASE)
 _REFUSAL_LASTS: Final = 10 * MINUTE
 _OPAQUE_TOKEN_LASTS: Final = 30 * DAY  # a token that tells no expiry is checked anew after this
 _LATEST_EXPIRY: Final = 1e11  # seconds: what lies beyond is no date
@@ -106,6 +106,8 @@ class Auth:
         self._refused: OrderedDict[bytes, int] = OrderedDict()
         self._held: dict[bytes, _HeldToken] = {}
         self._checks: dict[bytes, asyncio.Task[Credential]] = {}
+        self._forgotten = 0  # how many credentials were: what was read before one of them may be out of date
+        self._configured_seen: Secret | None = None
 
     async def aclose(self) -> None:
         """End the checks under way."""
@@ -123,9 +125,10 @@ class Auth:
         """
         if authorization is None or not authorization.strip():
             raise Unauthorized("access_token is required", code="access_token_required")
-        bare = _BEARER.sub("", authorization.strip(), count=1)
-        if _TOKEN.fullmatch(bare) is None:
+        match = _CREDENTIAL.fullmatch(authorization.strip())
+        if match is None:
             raise Unauthorized("the access token is malformed: it has spaces or characters that no token has")
+        bare = match[1]
         token = Secret(bare)
         credential = await self._find(self._digest(token))
         if credential is None:
@@ -136,20 +139,27 @@ class Auth:
                     "access tokens are not accepted with this upstream; use a local API key",
                     code="access_token_invalid",
                 )
-            credential = await self._prove(token)
+            credential = await self._prove(token, is_stranger=True)
         return self._admit(credential, token)
 
     async def adopt(self, token: Secret) -> str:
-        """Take a token from the owner of this server, prove it, and answer its account. Raises as `principal` does."""
+        """Take a token from the owner of this server, prove it, and answer its account. Raises as `principal` does.
+
+        What strangers left of the budget of checks does not matter: they could lock the owner out.
+        """
         if _TOKEN.fullmatch(token.reveal()) is None or token.reveal().startswith(KEY_PREFIX):
             raise Unauthorized("this is no access token: give what ChatGPT's session endpoint calls accessToken")
-        credential = await self._find(self._digest(token)) or await self._prove(token)
+        credential = await self._find(self._digest(token)) or await self._prove(token, is_stranger=False)
         return self._admit(credential, token).account
 
     async def adopt_configured(self) -> str | None:
         """Prove the configured token and answer its account; None where none is configured."""
-        token = self._configured_token()
+        token = self._configured_seen = self._configured_token()
         return None if token is None else await self.adopt(token)
+
+    def has_new_configured(self) -> bool:
+        """Whether the credentials file holds another token than the one that was tried last."""
+        return self._configured_token() not in {None, self._configured_seen}
 
     def create_key(self) -> tuple[Secret, bytes]:
         """A new local API key, to be shown once, and the digest by which it is known."""
@@ -158,6 +168,7 @@ class Auth:
 
     def forget_key(self, digest: bytes) -> None:
         """A key was revoked: from now on it opens nothing."""
+        self._forgotten += 1
         self._known.pop(digest, None)
 
     # ------------------------------------------------------------------------------------- with which token
@@ -190,11 +201,12 @@ class Auth:
     async def forget(self, account: str, token: Secret) -> None:
         """Upstream refused this token: it reads nothing any more."""
         digest = self._digest(token)
-        self._known.pop(digest, None)
         self._held.pop(digest, None)
         self._remember_refusal(digest)
-        await self._mirror.accounts.forget(account, digest)
         log.warning("upstream refused an access token account=%s", account)
+        await self._mirror.accounts.forget(account, digest)
+        self._forgotten += 1
+        self._known.pop(digest, None)
 
     # ------------------------------------------------------------------------------------------------- helpers
 
@@ -202,27 +214,31 @@ class Auth:
         return Caller(account, token, _AccountGate(self._mirror, self, account, token, leave=leave))
 
     async def _find(self, digest: bytes) -> Credential | None:
+        """The credential that was accepted and holds still; None where it has to be proved. Raises Unauthorized for
+        one that upstream refused of late.
+        """
+        if self._refused.get(digest, 0) > self._clock.now():
+            raise Unauthorized("ChatGPT refused this access token", code="access_token_refused")
         credential = self._known.get(digest)
         if credential is None:
+            forgotten = self._forgotten
             credential = await self._mirror.accounts.find(digest)
-            if credential is not None:
+            if credential is not None and forgotten == self._forgotten:
                 _put(self._known, digest, credential)
+        if credential is None or (credential.expires_at is not None and credential.expires_at <= self._clock.now()):
+            return None
         return credential
 
     def _admit(self, credential: Credential, token: Secret) -> Principal:
-        if credential.kind == "api_key":
+        if credential.expires_at is None:
             return Principal(credential.account, None)
-        if credential.expires_at is None or credential.expires_at <= self._clock.now():
-            raise Unauthorized("the access token has expired", code="access_token_expired")
         self._held[credential.digest] = _HeldToken(credential.account, token, credential.expires_at)
         return Principal(credential.account, token)
 
-    async def _prove(self, token: Secret) -> Credential:
+    async def _prove(self, token: Secret, *, is_stranger: bool) -> Credential:
         """Ask upstream about an unknown token: one flight a token, however many requests bring it at once."""
         digest = self._digest(token)
         now = self._clock.now()
-        if self._refused.get(digest, 0) > now:
-            raise Unauthorized("ChatGPT refused this access token", code="access_token_refused")
         claims = _claims(token)
         if claims.is_unsigned:
             raise Unauthorized("the access token is not signed")
@@ -230,13 +246,19 @@ class Auth:
             raise Unauthorized("the access token has expired", code="access_token_expired")
         check = self._checks.get(digest)
         if check is None:
-            check = self._checks[digest] = asyncio.create_task(self._check(token, digest, claims))
-            check.add_done_callback(lambda _: self._checks.pop(digest, None))
+            check = asyncio.create_task(self._check(token, digest, claims, is_stranger=is_stranger))
+            self._checks[digest] = check
+            check.add_done_callback(lambda check: self._end_check(digest, check))
         return await asyncio.shield(check)
 
-    async def _check(self, token: Secret, digest: bytes, claims: _Claims) -> Credential:
+    def _end_check(self, digest: bytes, check: asyncio.Task[Credential]) -> None:
+        del self._checks[digest]
+        if not check.cancelled():
+            check.exception()  # asked for here too: everybody who waited for it may have hung up
+
+    async def _check(self, token: Secret, digest: bytes, claims: _Claims, *, is_stranger: bool) -> Credential:
         account = claims.user_id or f"token-{digest.hex()[:32]}"
-        gate = _CheckGate(self._mirror, account)
+        gate = _CheckGate(self._mirror, account, is_stranger=is_stranger)
         try:
             page = await self._upstream.list_page(Caller(account, token, gate), offset=0, limit=PAGE_SIZE)
         except UpstreamRefusedToken as error:
@@ -308,13 +330,14 @@ class _AccountGate:
 class _CheckGate:
     """Takes the token for the check of an unknown access token, whose claim to an account may be a lie."""
 
-    def __init__(self, mirror: Mirror, account: str) -> None:
+    def __init__(self, mirror: Mirror, account: str, *, is_stranger: bool) -> None:
         self._requests = mirror.requests
         self._account = account
+        self._is_stranger = is_stranger
         self._taken: list[LoggedRequest] = []
 
     async def take(self, method: str, path: str) -> LoggedRequest:
-        request = await self._requests.take(self._account, method, path, is_check=True)
+        request = await self._requests.take(self._account, method, path, is_check=self._is_stranger)
         self._taken.append(request)
         return request
 
@@ -331,10 +354,7 @@ def read_digest_key(file: Path) -> bytes:
     try:
         descriptor = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
     except FileExistsError:
-        key = file.read_bytes()
-        if len(key) != 32:
-            raise StartError(f"{file}: it is damaged; restore it, or remove it and make the API keys anew") from None
-        return key
+        return _existing_digest_key(file)
     except OSError as error:
         raise StartError(f"{file}: {error.strerror}") from error
     with os.fdopen(descriptor, "wb") as stream:
@@ -342,6 +362,16 @@ def read_digest_key(file: Path) -> bytes:
         stream.write(key)
         stream.flush()
         os.fsync(stream.fileno())
+    return key
+
+
+def _existing_digest_key(file: Path) -> bytes:
+    try:
+        key = file.read_bytes()
+    except OSError as error:
+        raise StartError(f"{file}: {error.strerror}") from error
+    if len(key) != 32:
+        raise StartError(f"{file}: it is damaged; restore it, or remove it and make the API keys anew")
     return key
 
 

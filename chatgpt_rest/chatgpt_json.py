@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from chatgpt_rest.clock import SECOND, iso
@@ -39,6 +39,7 @@ _HIDDEN_TYPES: Final = frozenset(
     }
 )
 _VISIBLE_TOOL_TYPES: Final = frozenset({"execution_output", "tether_quote"})
+_EPOCH: Final = datetime.fromtimestamp(0, UTC)
 _LATEST_TIME: Final = 253_402_300_799 * SECOND  # the end of the year 9999, the last one that ISO 8601 can write
 
 
@@ -49,12 +50,24 @@ def is_id(value: str) -> bool:
 
 def dump(value: object) -> bytes:
     """`value` as JSON. A lone surrogate, which UTF-8 cannot hold, stays the escape it was. Raises ValueError for NaN
-    and infinities.
+    and infinities, and for what is nested too deep to be read again.
     """
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
     except UnicodeEncodeError:
         return json.dumps(value, allow_nan=False, separators=(",", ":")).encode()
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+
+
+def pack(members: Mapping[str, bytes]) -> bytes:
+    """Raw members by name as one JSON object."""
+    return _object(members.items())
+
+
+def unpack(packed: bytes) -> dict[str, bytes]:
+    """The raw members that `pack` was given, byte for byte as `dump` wrote them."""
+    return {name: dump(value) for name, value in json.loads(packed).items()}
 
 
 def time_us(value: object) -> int | None:
@@ -71,11 +84,11 @@ def time_us(value: object) -> int | None:
                 return None
         else:
             aware = parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
-            value = int(aware.timestamp()) + aware.microsecond / SECOND if aware.year > 1 else None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            value = (aware - _EPOCH) / timedelta(seconds=1)
+    # Compared before anything is computed: JSON knows integers that no float can hold. NaN fails this too.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _LATEST_TIME / SECOND:
         return None
-    time = round(value * SECOND)
-    return time if 0 <= time <= _LATEST_TIME else None
+    return round(value * SECOND)
 
 
 # ---------------------------------------------------------------------------------------------------------- reading
@@ -248,8 +261,8 @@ def text(message: Mapping[str, Any]) -> str:
         parts = content.get("parts")
         return "\n".join(part for part in parts if isinstance(part, str)) if isinstance(parts, list) else ""
     if kind in {"code", "execution_output"}:
-        words = content.get("text", _dict(message.get("metadata")).get("finished_text"))
-        return words if isinstance(words, str) else ""
+        words = (content.get("text"), _dict(message.get("metadata")).get("finished_text"))
+        return next((each for each in words if isinstance(each, str)), "")
     return ""
 
 
@@ -360,7 +373,7 @@ def list_entry(listed: ListedConversation) -> dict[str, object]:
     update_time = listed.update_time if listed.update_time is not None else listed.create_time
     return {
         "id": listed.id,
-        "title": listed.title or UNTITLED,
+        "title": listed.title if listed.title and not listed.title.isspace() else UNTITLED,
         "create_time": None if create_time is None else iso(create_time),
         "update_time": None if update_time is None else iso(update_time),
         "mapping": None,
@@ -371,7 +384,8 @@ def list_entry(listed: ListedConversation) -> dict[str, object]:
 def whole(tree: Conversation) -> bytes:
     """The conversation in ChatGPT's own full shape, as JSON, every member and message byte for byte as it came.
 
-    What the mirror knows better stands in place of what came: the title, the current node, each node's `children`.
+    What the mirror knows better stands in place of what came: the title, the current node, each node's `children`,
+    and an update time that the conversation got since.
     """
     kin = children(tree.nodes)
     members = {
@@ -383,7 +397,8 @@ def whole(tree: Conversation) -> bytes:
         "mapping": _object((key, _whole_node(each, kin[key])) for key, each in tree.nodes.items()),
     }
     members.setdefault("create_time", dump(_seconds(tree.create_time)))
-    members.setdefault("update_time", dump(_seconds(tree.update_time)))
+    if "update_time" not in members or time_us(json.loads(members["update_time"])) != tree.update_time:
+        members["update_time"] = dump(_seconds(tree.update_time))
     if tree.is_deleted_upstream:
         members["deleted_upstream"] = b"true"
     return _object(members.items())

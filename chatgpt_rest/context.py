@@ -24,6 +24,9 @@ SYNC: Final = web.AppKey("sync", Sync)
 ASKING: Final = web.AppKey("asking", Asking)
 EDITS: Final = web.AppKey("edits", Edits)
 
+ALLOWED_HOSTS: Final = web.AppKey("allowed_hosts", frozenset[str])
+"""What a Host header may name, worked out once."""
+
 PRINCIPAL: Final = web.RequestKey("principal", Principal)
 MIRROR: Final = web.RequestKey("mirror", AccountMirror)
 """Bound to the account of this request: no handler can read another's."""

@@ -37,10 +37,10 @@ def merge(mine: Conversation | None, theirs: Conversation, *, source: Source) ->
     nodes |= {key: node for key, node in theirs.nodes.items() if key not in mine.nodes}
     if source is Source.UPSTREAM and newer is theirs:
         nodes = {key: replace(node, is_absent_upstream=key not in theirs.nodes) for key, node in nodes.items()}
-    title = newer.title if newer.title is not None else older.title
+    pending = next((each for each in (mine, theirs) if each.is_title_pending), None)
     return Conversation(
         id=mine.id,
-        title=mine.title if mine.is_title_pending else title,
+        title=_title(newer.title, older.title) if pending is None else pending.title,
         create_time=_earliest(mine.create_time, theirs.create_time),
         update_time=newer.update_time,
         current_node=newer.current_node if newer.current_node in nodes else older.current_node,
@@ -50,7 +50,7 @@ def merge(mine: Conversation | None, theirs: Conversation, *, source: Source) ->
         is_starred=mine.is_starred if source is Source.ASK else newer.is_starred,
         project=newer.project or older.project,
         model=newer.model or older.model,
-        is_title_pending=mine.is_title_pending,
+        is_title_pending=pending is not None,
         is_deleted_upstream=False if source is Source.UPSTREAM else mine.is_deleted_upstream,
     )
 
@@ -66,7 +66,7 @@ def merge_listed(mine: ListedConversation | None, theirs: ListedConversation) ->
     is_same_second = whole_seconds(theirs.update_time) == whole_seconds(mine.update_time)
     return replace(
         theirs,
-        title=theirs.title if theirs.title is not None else mine.title,
+        title=_title(theirs.title, mine.title),
         create_time=_earliest(mine.create_time, theirs.create_time),
         update_time=mine.update_time if is_same_second else theirs.update_time,
         project=theirs.project or mine.project,
@@ -96,12 +96,18 @@ def _united(mine: Node, theirs: Node | None, *, prefer_theirs: bool) -> Node:
         parent=better.parent or lesser.parent,
         children=_more(better.children, lesser.children),
         extra={**lesser.extra, **better.extra},
-        is_absent_upstream=mine.is_absent_upstream and theirs.is_absent_upstream,
+        create_time=better.create_time if better.create_time is not None else lesser.create_time,
+        # An older source says nothing of what vanished since.
+        is_absent_upstream=mine.is_absent_upstream and (theirs.is_absent_upstream or not prefer_theirs),
     )
 
 
 def _rank(node: Node) -> tuple[bool, int, int]:
     return node.message is not None, node.completeness, node.shape
+
+
+def _title(newer: str | None, older: str | None) -> str | None:
+    return newer if newer and not newer.isspace() else older or newer
 
 
 def _more(better: tuple[str, ...] | None, lesser: tuple[str, ...] | None) -> tuple[str, ...] | None:

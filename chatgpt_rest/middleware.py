@@ -14,7 +14,7 @@ from aiohttp import web
 from chatgpt_rest import chatgpt_json, errors
 from chatgpt_rest.budget import WINDOW, Budget
 from chatgpt_rest.clock import SECOND
-from chatgpt_rest.context import AUTH, CONFIG, MIRROR, MIRROR_OF_ALL, PRINCIPAL, ROUTES, Handler, Route
+from chatgpt_rest.context import ALLOWED_HOSTS, AUTH, CONFIG, MIRROR, MIRROR_OF_ALL, PRINCIPAL, ROUTES, Handler, Route
 from chatgpt_rest.errors import (
     BudgetSpent,
     MirrorError,
@@ -160,7 +160,7 @@ def _check_host(request: web.Request) -> None:
     """A page that points its own name at this machine must not be able to use a browser to talk to us."""
     name = request.host.rsplit(":", 1)[0] if request.host.rpartition(":")[2].isdigit() else request.host
     name = name.strip("[]").lower()
-    if name in request.app[CONFIG].allowed_hosts or _is_own_address(name, request):
+    if name in request.app[ALLOWED_HOSTS] or _is_own_address(name, request):
         return
     raise Misdirected("this Host is not served here; name it in [server] allowed_hosts")
 

@@ -15,6 +15,7 @@ from tests.house import Client, House, ManualClock, open_house
 
 @pytest.fixture
 def clock() -> ManualClock:
+    """A clock by hand, standing at a noon in November 2026."""
     return ManualClock()
 
 
@@ -26,6 +27,7 @@ def chatgpt(clock: ManualClock) -> SimulatedChatGPT:
 
 @pytest.fixture
 async def base_url(chatgpt: SimulatedChatGPT) -> AsyncIterator[str]:
+    """Where the simulated ChatGPT listens."""
     async with chatgpt.serving() as url:
         yield url
 

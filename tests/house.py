@@ -5,6 +5,8 @@ hand.
 
 from __future__ import annotations
 
+import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -95,6 +97,27 @@ class Client:
             body = await response.read()
             is_json = response.content_type == "application/json" and body
             return Answered(response.status, response.headers, body, await response.json() if is_json else None)
+
+
+async def speak(address: str, *said: bytes) -> Answered:
+    """Send bytes that no client would, each piece on its own, and read until the server closes the connection.
+
+    The request must ask for that (`Connection: close`) unless it is one that the server gives up on.
+    """
+    host, _, port = address.removeprefix("http://").rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port), limit=2**24)
+    try:
+        for piece in said:
+            writer.write(piece)
+            await writer.drain()
+        answer = await reader.read()
+    finally:
+        writer.close()
+    head, _, body = answer.partition(b"\r\n\r\n")
+    status_line, *lines = head.decode("latin-1").split("\r\n")
+    headers = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    is_json = headers.get("Content-Type", "").startswith("application/json") and body
+    return Answered(int(status_line.split()[1]), headers, body, json.loads(body) if is_json else None)
 
 
 @dataclass

@@ -24,9 +24,11 @@ async def list_conversations(request: web.Request) -> web.Response:
     """`GET /conversations`: newest update first; `limit` and `offset` page it."""
     query = _list_query(request)
     mirror = request[MIRROR]
-    if await mirror.conversations.listed_at() is None:
+    try:
+        rendered = await mirror.conversations.list_json(query)
+    except NotFetched:
         await _read_first_page(request)
-    rendered = await mirror.conversations.list_json(query)
+        rendered = await mirror.conversations.list_json(query, even_if_never_read=True)
     response = rendered_response(request, rendered)
     if not rendered.is_whole:
         response.headers["X-Mirror-Complete"] = "false"

@@ -78,17 +78,24 @@ class Conversations:
 
     # ---------------------------------------------------------------------------------------------------- reading
 
-    async def list_json(self, query: ListQuery) -> Rendered:
-        """The list as the seed documents it; `total` counts every row that the query matches."""
+    async def list_json(self, query: ListQuery, *, even_if_never_read: bool = False) -> Rendered:
+        """The list as the seed documents it; `total` counts every row that the query matches.
+
+        Raises NotFetched where upstream's list was never read, unless what is here will do.
+        """
         key = (self.account, "list", repr(query))
         if (cached := self._cache.get(*key)) is not None:
             return cached
         generation = self._cache.generation(self.account)
         async with self._database.read() as connection:
+            listed_at, is_whole = await self._list_state(connection)
+            if listed_at is None and not even_if_never_read:
+                raise NotFetched("list")
             rows, total = await self._list_rows(connection, query)
-            is_whole = await self._is_list_whole(connection)
         body = chatgpt_json.dump([chatgpt_json.list_entry(_listed(row)) for row in rows])
-        return self._cache.put(Rendered(body, total=total, is_whole=is_whole), *key, generation=generation)
+        rendered = Rendered(body, total=total, is_whole=is_whole)
+        # One that stands in for what could not be read would hide, next time, that it still has to be.
+        return rendered if listed_at is None else self._cache.put(rendered, *key, generation=generation)
 
     async def entry_json(self, conversation_id: str) -> Rendered:
         """One row of the list. Raises NotFound."""
@@ -128,12 +135,6 @@ class Conversations:
     async def needs_no_upstream(self, conversation_id: str) -> bool:
         """Whether deleting this conversation is a matter of the mirror alone."""
         return await self.standing(conversation_id) in {Standing.LOCAL, Standing.DELETED}
-
-    async def listed_at(self) -> int | None:
-        """When upstream's list was last read from its top; None where it never was."""
-        async with self._database.read() as connection:
-            rows = await connection.execute_fetchall("select listed_at from account where account = ?", (self.account,))
-        return next((row[0] for row in rows), None)
 
     async def pending_titles(self) -> list[tuple[str, str]]:
         """`(conversation, title)` of what was named here and not pushed upstream yet."""
@@ -212,7 +213,7 @@ class Conversations:
                 {
                     "account": self.account,
                     "id": conversation_id,
-                    "title": title,
+                    "title": trees.printable(title),
                     "is_pending": is_pending,
                     "is_archived": is_archived,
                 },
@@ -223,7 +224,7 @@ class Conversations:
         async with self._changing(conversation_id) as connection:
             await connection.execute(
                 "update conversation set is_title_pending = 0 where account = ? and id = ? and title = ?",
-                (self.account, conversation_id, title),
+                (self.account, conversation_id, trees.printable(title)),
             )
 
     async def bury(self, conversation_id: str) -> None:
@@ -309,9 +310,12 @@ class Conversations:
         )
         return rows, next(int(count[0]) for count in counts)
 
-    async def _is_list_whole(self, connection: aiosqlite.Connection) -> bool:
-        rows = await connection.execute_fetchall("select is_list_whole from account where account = ?", (self.account,))
-        return any(row[0] for row in rows)
+    async def _list_state(self, connection: aiosqlite.Connection) -> tuple[int | None, bool]:
+        """When upstream's list was last read from its top, if ever, and whether it was ever read to its end."""
+        rows = await connection.execute_fetchall(
+            "select listed_at, is_list_whole from account where account = ?", (self.account,)
+        )
+        return next(((row[0], bool(row[1])) for row in rows), (None, False))
 
     async def _save_listed(self, connection: aiosqlite.Connection, theirs: ListedConversation) -> None:
         rows = await connection.execute_fetchall(
@@ -331,7 +335,7 @@ class Conversations:
             on conflict (account, id) do update set
                 title = iif(is_title_pending, title, excluded.title), create_time = excluded.create_time,
                 update_time = excluded.update_time, is_archived = excluded.is_archived,
-                is_starred = excluded.is_starred, project = excluded.project,
+                is_starred = excluded.is_starred, project = excluded.project, is_deleted_upstream = 0,
                 listed_update_time = excluded.listed_update_time
             where deleted_at is null
             """,

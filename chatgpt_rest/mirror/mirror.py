@@ -20,9 +20,11 @@ from chatgpt_rest.mirror.requests import RequestLog
 
 _ROOT: Final = Path(__file__).parent.parent
 MIGRATIONS: Final = next(
-    (folder for folder in (_ROOT.parent / "migrations", _ROOT / "migrations") if folder.is_dir()), _ROOT / "migrations"
+    (folder for folder in (_ROOT / "migrations", _ROOT.parent / "migrations") if folder.is_dir()), _ROOT / "migrations"
 )
-"""In a checkout beside the package, in an installed package inside it."""
+"""In an installed package inside it, in a checkout beside it. In this order: what lies beside an installed package may
+be anybody's.
+"""
 
 log = logging.getLogger(__name__)
 

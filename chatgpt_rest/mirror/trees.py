@@ -8,9 +8,8 @@ from collections.abc import Iterable, Mapping
 import aiosqlite
 import msgspec
 
+from chatgpt_rest import chatgpt_json
 from chatgpt_rest.model import Completeness, Conversation, Node, Shape
-
-_MEMBERS = dict[str, msgspec.Raw]
 
 
 async def load(connection: aiosqlite.Connection, account: str, conversation_id: str) -> Conversation | None:
@@ -160,11 +159,8 @@ async def _store_nodes(
 
 
 def _members(packed: bytes | None) -> Mapping[str, bytes]:
-    if packed is None:
-        return {}
-    return {name: bytes(value) for name, value in msgspec.json.decode(packed, type=_MEMBERS).items()}
+    return {} if packed is None else chatgpt_json.unpack(packed)
 
 
 def _packed(members: Mapping[str, bytes]) -> bytes | None:
-    raw = {printable(name): msgspec.Raw(value) for name, value in members.items()}
-    return msgspec.json.encode(raw) if raw else None
+    return chatgpt_json.pack(members) if members else None

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Final, Self
 
 from chatgpt_rest import chatgpt_json
 from chatgpt_rest.chatgpt_json import is_id
-from chatgpt_rest.errors import UpstreamBroken
+from chatgpt_rest.errors import UpstreamBroken, UpstreamError
 from chatgpt_rest.model import Completeness, Node, Question
 from chatgpt_rest.upstream import refusals
 from chatgpt_rest.upstream.events import delta_encoding
@@ -35,6 +35,7 @@ class LiveAnswer:
         self._own_id = str(uuid.uuid4())  # for an answer that upstream gives no id
         self._has_error = False
         self._texts: AsyncIterator[Mapping[str, Any]] | None = None
+        self._tell: Callable[[UpstreamError], Awaitable[None]] | None = None
         self._text = ""
         self.is_done = False
         """The stream has said `[DONE]`."""
@@ -73,20 +74,27 @@ class LiveAnswer:
             before = identifier
         return tuple(nodes)
 
-    def follow(self, texts: AsyncIterator[Mapping[str, Any]]) -> None:
-        """Iterate over what `texts`, an answer of revChatGPT's, gives."""
+    def follow(
+        self, texts: AsyncIterator[Mapping[str, Any]], *, tell: Callable[[UpstreamError], Awaitable[None]]
+    ) -> None:
+        """Iterate over what `texts`, an answer of revChatGPT's, gives; `tell` hears of errors first."""
         self._texts = texts
+        self._tell = tell
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> str:
-        if self._texts is None:
+        if self._texts is None or self._tell is None:
             raise StopAsyncIteration
         while True:
-            event = await anext(self._texts)
+            try:
+                event = await anext(self._texts)
+            except UpstreamError as error:
+                await self._tell(error)
+                raise
             text: str = event["message"]
-            if event["recipient"] in {None, "all"} and text not in {"", self._text}:
+            if _is_for_people(event) and text not in {"", self._text}:
                 self._text = text
                 return text
 
@@ -165,7 +173,7 @@ def _role(message: Mapping[str, Any]) -> str | None:
 
 
 def _is_for_people(message: Mapping[str, Any]) -> bool:
-    return message.get("recipient") in (None, "all")
+    return message.get("recipient") in (None, "all")  # a tuple: upstream may send what cannot be hashed
 
 
 def _dict(value: object) -> Mapping[str, Any]:

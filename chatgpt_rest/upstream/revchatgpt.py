@@ -8,13 +8,14 @@ second, which a server that only reads from its mirror never spends and one that
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from chatgpt_rest import __version__, chatgpt_json
 from chatgpt_rest.chatgpt_json import is_id
-from chatgpt_rest.errors import BadRequest, UpstreamBroken
+from chatgpt_rest.errors import BadRequest, UpstreamBroken, UpstreamError
 from chatgpt_rest.model import Conversation, ListPage, Question
 from chatgpt_rest.upstream.answer import LiveAnswer
 from chatgpt_rest.upstream.protocol import Answer, Caller
@@ -39,15 +40,13 @@ class RevChatGPT:
         self._chatbots: Chatbots | None = None
 
     async def list_page(self, caller: Caller, *, offset: int, limit: int, is_archived: bool = False) -> ListPage:
-        chatbot = await self._chatbot(caller)
-        with _understanding():
+        async with self._chatbot(caller) as chatbot:
             page = await chatbot.get_conversations(offset, limit, is_archived=is_archived)
             return chatgpt_json.list_page(page, limit=limit)
 
     async def conversation(self, caller: Caller, conversation_id: str) -> Conversation:
         _check_id(conversation_id)
-        chatbot = await self._chatbot(caller)
-        with _understanding():
+        async with self._chatbot(caller) as chatbot:
             tree = await chatbot.get_msg_history(conversation_id)
             return chatgpt_json.conversation(tree, conversation_id=conversation_id)
 
@@ -59,10 +58,14 @@ class RevChatGPT:
         if question.conversation_id is not None or question.is_continuation:
             _check_id(question.conversation_id)
             _check_id(question.parent_id)
+        tell = partial(_tell, caller, question.model or self._model)
         answer = LiveAnswer(question)
-        chatbot = await self._chatbot(caller, answer)
-        async with chatbot.answering(question, timeout_seconds=self._answer_timeout_seconds) as events:
-            answer.follow(events)
+        chatbot = (await self._opened()).chatbot(caller, answer)
+        async with AsyncExitStack() as stack:
+            async with _told(tell):
+                answering = chatbot.answering(question, timeout_seconds=self._answer_timeout_seconds)
+                events = await stack.enter_async_context(answering)
+            answer.follow(events, tell=tell)
             yield answer
 
     async def edit(
@@ -76,25 +79,38 @@ class RevChatGPT:
             changes["is_archived"] = is_archived
         if not changes:
             raise BadRequest("there is nothing to change")
-        await (await self._chatbot(caller)).edit_conversation(conversation_id, changes)
+        async with self._chatbot(caller) as chatbot:
+            await chatbot.edit_conversation(conversation_id, changes)
 
     async def delete(self, caller: Caller, conversation_id: str) -> None:
         _check_id(conversation_id)
-        await (await self._chatbot(caller)).delete_conversation(conversation_id)
+        async with self._chatbot(caller) as chatbot:
+            await chatbot.delete_conversation(conversation_id)
 
     async def delete_all(self, caller: Caller) -> None:
-        await (await self._chatbot(caller)).clear_conversations()
+        async with self._chatbot(caller) as chatbot:
+            await chatbot.clear_conversations()
 
     async def aclose(self) -> None:
         """Close every connection. Answers that are still coming break off."""
         if self._chatbots is not None:
             await self._chatbots.aclose()
 
-    async def _chatbot(self, caller: Caller, answer: LiveAnswer | None = None) -> Chatbot:
+    @asynccontextmanager
+    async def _chatbot(self, caller: Caller) -> AsyncGenerator[Chatbot]:
+        """A chatbot for one request that is no ask. What it or a parser cannot read leaves the context as
+        UpstreamBroken, and the gate hears of each UpstreamError.
+        """
+        chatbots = await self._opened()
+        async with _told(partial(_tell, caller, None)):
+            with _understanding():
+                yield chatbots.chatbot(caller)
+
+    async def _opened(self) -> Chatbots:
         async with self._opening:
             if self._chatbots is None:
                 self._chatbots = await asyncio.to_thread(self._open)
-        return self._chatbots.chatbot(caller, answer)
+        return self._chatbots
 
     def _open(self) -> Chatbots:
         from chatgpt_rest.upstream.chatbot import Chatbots
@@ -107,6 +123,22 @@ def _check_id(value: str | None) -> None:
         raise BadRequest("this is no id of a conversation or a message")
 
 
+async def _tell(caller: Caller, model: str | None, error: UpstreamError) -> None:
+    """Let the gate know what upstream said, without the token where it repeated that."""
+    if caller.token.reveal() in repr(error.body):
+        error.body = None
+    await caller.gate.refused(error, model=model)
+
+
+@asynccontextmanager
+async def _told(tell: Callable[[UpstreamError], Awaitable[None]]) -> AsyncGenerator[None]:
+    try:
+        yield
+    except UpstreamError as error:
+        await tell(error)
+        raise
+
+
 @contextmanager
 def _understanding() -> Iterator[None]:
     """Turn what revChatGPT and the parser say of an answer they cannot read into UpstreamBroken."""
@@ -114,8 +146,6 @@ def _understanding() -> Iterator[None]:
         yield
     except RecursionError:
         reason = "it is nested too deeply"
-    except UnicodeError:
-        reason = "it is not UTF-8"
     except ValueError as error:
         reason = str(error)
     else:

@@ -77,7 +77,7 @@ class Session:
         deadline = asyncio.get_running_loop().time() + REQUEST_SECONDS
         response = await self._send(method, url, data=data, accept="application/json", deadline=deadline)
         try:
-            body = await _body(response, deadline=deadline)
+            body = await _body(response, deadline=deadline, limit=LARGEST_REPLY_BYTES)
         finally:
             await response.aclose()
         if len(body) > LARGEST_REPLY_BYTES:
@@ -228,8 +228,8 @@ class Stream:
         raise fault
 
 
-async def _body(response: httpx.Response, *, deadline: float, limit: int = LARGEST_REPLY_BYTES) -> bytes:
-    """The response's body, of one that is larger than `limit` a beginning that is."""
+async def _body(response: httpx.Response, *, deadline: float, limit: int) -> bytes:
+    """The response's body, or a beginning of it that is larger than `limit`."""
     body = bytearray()
     try:
         async with asyncio.timeout_at(deadline):

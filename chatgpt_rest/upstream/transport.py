@@ -87,9 +87,11 @@ class MeteredTransport(httpx.AsyncBaseTransport):
         errand = request.extensions.get(ERRAND)
         if not isinstance(errand, Errand) or not self._is_upstream(request.url):
             raise Unmetered
+        # From before the token is taken: the time the log of tokens takes is part of the attempt.
+        deadline = asyncio.get_running_loop().time() + LONGEST_ATTEMPT_SECONDS
         receipt = await errand.caller.gate.take(request.method, errand.path)
         try:
-            response = await self._attempt(request, errand.caller)
+            response = await self._attempt(request, errand.caller, deadline=deadline)
         except BaseException as error:
             outcome = error.code if isinstance(error, MirrorError) else type(error).__name__
             await _to_the_end(_report(receipt, outcome))
@@ -110,7 +112,7 @@ class MeteredTransport(httpx.AsyncBaseTransport):
             url.raw_path.startswith(ours.raw_path)
         )
 
-    async def _attempt(self, request: httpx.Request, caller: Caller) -> httpx.Response:
+    async def _attempt(self, request: httpx.Request, caller: Caller, *, deadline: float) -> httpx.Response:
         outgoing = httpx.Request(
             request.method,
             request.url,
@@ -119,7 +121,7 @@ class MeteredTransport(httpx.AsyncBaseTransport):
             extensions={"timeout": request.extensions["timeout"]},
         )
         try:
-            async with asyncio.timeout(LONGEST_ATTEMPT_SECONDS):
+            async with asyncio.timeout_at(deadline):
                 return await self._connections.handle_async_request(outgoing)
         except (httpx.HTTPError, TimeoutError) as error:
             fault = fault_of(error)

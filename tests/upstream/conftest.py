@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The simulated ChatGPT over real HTTP, and the adapter in front of it, counting at both ends."""
+"""The adapter in front of the simulated ChatGPT, counting at both ends."""
 
 from __future__ import annotations
 
@@ -15,18 +15,8 @@ from tests.upstream.far_end import RecordingGate
 
 
 @pytest.fixture
-def chatgpt() -> SimulatedChatGPT:
-    return SimulatedChatGPT(conversations=False)
-
-
-@pytest.fixture
-async def base_url(chatgpt: SimulatedChatGPT) -> AsyncIterator[str]:
-    async with chatgpt.serving() as url:
-        yield url
-
-
-@pytest.fixture
-def gate(chatgpt: SimulatedChatGPT) -> RecordingGate:
+def gate() -> RecordingGate:
+    """Alice's gate."""
     return RecordingGate()
 
 
@@ -41,4 +31,5 @@ async def upstream(chatgpt: SimulatedChatGPT, base_url: str, gate: RecordingGate
 
 @pytest.fixture
 def alice(chatgpt: SimulatedChatGPT, gate: RecordingGate) -> Caller:
+    """Alice, who may go upstream."""
     return Caller("alice", Secret(chatgpt.alice.token()), gate)

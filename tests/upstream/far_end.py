@@ -8,7 +8,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 
-from chatgpt_rest.errors import BudgetSpent
+from chatgpt_rest.errors import BudgetSpent, UpstreamError
 from chatgpt_rest.model import Question, Secret
 from chatgpt_rest.upstream.protocol import Caller, Gate
 
@@ -34,6 +34,7 @@ class RecordingGate:
     def __init__(self, tokens: int = 1_000) -> None:
         self.tokens = tokens
         self.receipts: list[RecordingReceipt] = []
+        self.refusals: list[tuple[UpstreamError, str | None]] = []
 
     @property
     def taken(self) -> list[str]:
@@ -51,8 +52,12 @@ class RecordingGate:
         self.receipts.append(RecordingReceipt(f"{method} {path}"))
         return self.receipts[-1]
 
+    async def refused(self, error: UpstreamError, *, model: str | None = None) -> None:
+        self.refusals.append((error, model))
+
 
 def caller(gate: Gate, token: str = "a-token") -> Caller:
+    """Alice, with this gate and this token."""
     return Caller("alice", Secret(token), gate)
 
 
@@ -64,6 +69,7 @@ def question(
     parent_id: str | None = None,
     model: str | None = None,
 ) -> Question:
+    """A question with an id; without a conversation it opens one."""
     return Question(message_id, prompt, conversation_id, parent_id, model)
 
 
@@ -74,6 +80,7 @@ def chunked(*chunks: bytes, end: bool = True) -> bytes:
 
 
 def reply(body: bytes, *, status: str = "200 OK", headers: bytes = b"") -> bytes:
+    """A whole response."""
     return (
         f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n".encode()
         + headers

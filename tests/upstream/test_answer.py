@@ -12,13 +12,14 @@ import pytest
 from chatgpt_rest.errors import UpstreamBroken, UpstreamLimit, UpstreamRefusesPrograms
 from chatgpt_rest.model import Completeness, Question
 from chatgpt_rest.upstream.answer import LiveAnswer
-from tests.upstream.far_end import PROMPT_ID, question
+from tests.upstream.far_end import PROMPT_ID, RecordingGate, question
 
 CONVERSATION = "c0ffee00-0000-4000-8000-000000000001"
 COMPLETE, PARTIAL = Completeness.COMPLETE, Completeness.PARTIAL
 
 
 def said(identifier: str, text: str = "words", *, role: str = "assistant", **members: Any) -> dict[str, Any]:
+    """An event that holds one message."""
     message = {
         "id": identifier,
         "author": {"role": role},
@@ -30,6 +31,7 @@ def said(identifier: str, text: str = "words", *, role: str = "assistant", **mem
 
 
 def answer_of(*events: object, asked: Question | None = None) -> LiveAnswer:
+    """The answer to a prompt in a new conversation, unless another question was `asked`, after these events."""
     answer = LiveAnswer(asked or question())
     for event in events:
         answer.take(event)
@@ -37,6 +39,7 @@ def answer_of(*events: object, asked: Question | None = None) -> LiveAnswer:
 
 
 def shown(answer: LiveAnswer) -> list[tuple[str, str | None, Completeness]]:
+    """The answer's nodes, in short."""
     return [(node.id, node.parent, node.completeness) for node in answer.nodes()]
 
 
@@ -112,7 +115,10 @@ def test_other_events_are_passed_over(event: object) -> None:
 
 def test_a_title_in_mid_stream_is_kept() -> None:
     """A title event names the new conversation."""
-    assert answer_of({"type": "title_generation", "title": "Greeting", "conversation_id": CONVERSATION}).title == "Greeting"
+    assert (
+        answer_of({"type": "title_generation", "title": "Greeting", "conversation_id": CONVERSATION}).title
+        == "Greeting"
+    )
 
 
 def test_each_event_repeats_its_message() -> None:
@@ -217,7 +223,7 @@ async def test_the_text_leaves_out_what_is_said_to_tools_and_what_repeats() -> N
             yield text
 
     answer = LiveAnswer(question())
-    answer.follow(events())
+    answer.follow(events(), tell=RecordingGate().refused)
     assert [text async for text in answer] == ["A", "AB"]
 
 

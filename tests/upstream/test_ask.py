@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from typing import Any
 
@@ -28,6 +29,7 @@ CONVERSATION = "c0ffee00-0000-4000-8000-000000000001"
 
 
 def event(text: str, **members: Any) -> bytes:
+    """One event of an answer, as bytes."""
     message = {
         "id": "a1",
         "author": {"role": "assistant"},
@@ -35,7 +37,9 @@ def event(text: str, **members: Any) -> bytes:
         "metadata": {},
         **members,
     }
-    return b"data: " + json.dumps({"message": message, "conversation_id": CONVERSATION, "error": None}).encode() + b"\n\n"
+    return (
+        b"data: " + json.dumps({"message": message, "conversation_id": CONVERSATION, "error": None}).encode() + b"\n\n"
+    )
 
 
 DONE = b"data: [DONE]\n\n"
@@ -51,13 +55,16 @@ async def broken(upstream: RevChatGPT, on_behalf: Caller) -> tuple[Answer, list[
     """An answer that is begun and breaks: what came of it, and why."""
     texts: list[str] = []
     async with upstream.ask(on_behalf, question()) as answer:
-        with pytest.raises(UpstreamError) as caught:
+        try:
             async for text in answer:
-                texts.append(text)
-    return answer, texts, caught.value
+                texts.append(text)  # noqa: PERF401  # what came before the error counts
+        except UpstreamError as error:
+            return answer, texts, error
+    pytest.fail("the answer did not break")
 
 
 def text_of(answer: Answer) -> str:
+    """The text of the answer's last node."""
     return chatgpt_json.text(json.loads(answer.nodes()[-1].message or b"null"))
 
 
@@ -66,7 +73,7 @@ async def test_a_new_conversation(chatgpt: SimulatedChatGPT, upstream: RevChatGP
     answer, texts = await ask(upstream, alice)
     (there,) = chatgpt.alice.conversations
     assert texts[-1] == answer_to("Hello?")
-    assert all(later.startswith(earlier) for earlier, later in zip(texts, texts[1:], strict=False))
+    assert all(later.startswith(earlier) for earlier, later in itertools.pairwise(texts))
     assert (answer.is_complete, answer.finish, answer.conversation_id) == (True, "stop", there.id)
     assert [node.id for node in answer.nodes()] == [PROMPT_ID, there.current_node]
     for node in answer.nodes():
@@ -229,12 +236,19 @@ async def test_error_event_after_partial_text(chatgpt: SimulatedChatGPT, upstrea
     ],
 )
 async def test_a_refusal_in_the_stream(
-    chatgpt: SimulatedChatGPT, upstream: RevChatGPT, alice: Caller, words: str, kind: type[UpstreamError]
+    chatgpt: SimulatedChatGPT,
+    upstream: RevChatGPT,
+    alice: Caller,
+    gate: RecordingGate,
+    *,
+    words: str,
+    kind: type[UpstreamError],
 ) -> None:
-    """The bot check and the limits come in streams, too."""
+    """The bot check and the limits come in streams, too, and the gate hears of them."""
     chatgpt.fault("conversation", stream="error_event_only", error_text=words)
     _, _, error = await broken(upstream, alice)
     assert type(error) is kind
+    assert gate.refusals == [(error, "gpt-5")]
 
 
 async def test_an_end_with_no_done_is_partial(chatgpt: SimulatedChatGPT, upstream: RevChatGPT, alice: Caller) -> None:

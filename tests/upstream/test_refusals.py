@@ -35,6 +35,7 @@ UNUSUAL = {"detail": "Our systems have detected unusual activity coming from you
 
 
 def refused(status: int, said: object, **headers: str) -> UpstreamError:
+    """The error for a response with this body, given as bytes or as what its JSON says."""
     body = said if isinstance(said, bytes) else json.dumps(said).encode()
     return refusal(status, body, {name.replace("_", "-"): value for name, value in headers.items()})
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The adapter as the rest of the program sees it, over real HTTP. Its fixture counts tokens against requests received."""
+"""The adapter as the rest of the program sees it, over real HTTP. Its fixture holds tokens against requests."""
 
 from __future__ import annotations
 
@@ -93,9 +93,7 @@ async def test_title_and_archive_are_one_request(
     assert (there.title, there.is_archived, chatgpt.received()) == ("New", True, 1)
 
 
-async def test_nothing_to_change_costs_nothing(
-    chatgpt: SimulatedChatGPT, upstream: RevChatGPT, alice: Caller
-) -> None:
+async def test_nothing_to_change_costs_nothing(chatgpt: SimulatedChatGPT, upstream: RevChatGPT, alice: Caller) -> None:
     """An edit of nothing is a mistake and no request."""
     with pytest.raises(BadRequest):
         await upstream.edit(alice, "an-id")
@@ -178,6 +176,7 @@ EACH_METHOD = ["list_page", "conversation", "edit", "delete", "delete_all", "ask
 
 
 async def call(upstream: RevChatGPT, name: str, on_behalf: Caller) -> None:
+    """Call one of EACH_METHOD."""
     match name:
         case "list_page":
             await upstream.list_page(on_behalf, offset=0, limit=1)
@@ -220,16 +219,18 @@ async def test_every_method_says_what_upstream_said(
     upstream: RevChatGPT,
     alice: Caller,
     gate: RecordingGate,
+    *,
     method: str,
     named: str,
     kind: type[UpstreamError],
 ) -> None:
-    """A refusal is the same error wherever it comes, and costs one token."""
+    """A refusal is the same error wherever it comes, costs one token, and the gate hears of it once."""
     chatgpt.fault(error=named)
     with pytest.raises(UpstreamError) as caught:
         await call(upstream, method, alice)
     assert type(caught.value) is kind
     assert gate.outcomes == [chatgpt.requests[0].status]
+    assert gate.refusals == [(caught.value, "gpt-5" if method == "ask" else None)]
 
 
 async def test_the_gates_refusal_goes_through(chatgpt: SimulatedChatGPT, upstream: RevChatGPT) -> None:
@@ -264,15 +265,27 @@ async def test_nobody_there_is_away(method: str) -> None:
 @pytest.mark.parametrize("method", ["list_page", "conversation"])
 @pytest.mark.parametrize(
     "body",
-    [b"<html>Log in</html>", b"", b"[]", b"null", b"{", b"[" * 100_000, b'{"items": 7}', b'{"mapping": []}', b"\xff\xfe"],
+    [
+        b"<html>Log in</html>",
+        b"",
+        b"[]",
+        b"null",
+        b"{",
+        b"[" * 100_000,
+        b'{"items": 7}',
+        b'{"mapping": []}',
+        b"\xff\xfe",
+    ],
 )
 async def test_json_decode_error_on_a_200_with_html(method: str, body: bytes) -> None:
     """A success that cannot be read is a broken upstream, not a crash."""
+    gate = RecordingGate()
     async with answering(reply(body)).serving() as far:
         upstream = RevChatGPT(base_url=far.base_url)
-        with pytest.raises(UpstreamBroken):
-            await call(upstream, method, caller(RecordingGate()))
+        with pytest.raises(UpstreamBroken) as caught:
+            await call(upstream, method, caller(gate))
         await upstream.aclose()
+    assert gate.refusals == [(caught.value, None)]
 
 
 @pytest.mark.parametrize("body", [b"<html>Log in</html>", b'{"success": false}', b"7", b"[" * 100_000])
@@ -354,9 +367,7 @@ async def test_a_reply_that_cannot_be_decompressed_is_broken() -> None:
         await adapter.aclose()
 
 
-async def test_errors_carry_upstreams_own_json(
-    chatgpt: SimulatedChatGPT, upstream: RevChatGPT, alice: Caller
-) -> None:
+async def test_errors_carry_upstreams_own_json(chatgpt: SimulatedChatGPT, upstream: RevChatGPT, alice: Caller) -> None:
     """The client is shown what upstream said."""
     chatgpt.fault(error="invalid")
     with pytest.raises(MirrorError) as caught:

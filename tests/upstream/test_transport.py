@@ -16,9 +16,11 @@ from chatgpt_rest.errors import (
     StorageFailed,
     UpstreamAway,
     UpstreamBroken,
+    UpstreamError,
     UpstreamSlow,
 )
 from chatgpt_rest.upstream import transport
+from chatgpt_rest.upstream.protocol import Receipt
 from chatgpt_rest.upstream.transport import ERRAND, Errand, Unmetered, fault_of, open_client
 from tests.upstream.far_end import RawUpstream, RecordingGate, answering, caller, closed_port, reply
 
@@ -27,11 +29,13 @@ OK = reply(b"{}")
 
 @asynccontextmanager
 async def client_of(base_url: str) -> AsyncIterator[httpx.AsyncClient]:
+    """The client that requests share."""
     async with open_client(base_url, user_agent="tests") as client:
         yield client
 
 
 def errand(gate: RecordingGate) -> dict[str, Errand]:
+    """The extensions of a request that may leave."""
     return {ERRAND: Errand(caller(gate), "conversations")}
 
 
@@ -134,7 +138,7 @@ async def test_a_connection_that_upstream_closed_is_not_used_again() -> None:
 
 
 async def test_a_request_is_never_sent_twice() -> None:
-    """Where upstream closes a kept connection upon a request, nobody knows whether it was read: it is not sent again."""
+    """A request whose kept connection upstream closes may have been read: it is not sent again."""
     gate = RecordingGate()
 
     async def answer(writer: asyncio.StreamWriter) -> None:
@@ -163,7 +167,9 @@ async def test_nobody_listening_is_away() -> None:
     assert gate.outcomes == ["upstream_away"]
 
 
-@pytest.mark.parametrize("sent", [b"", b"HTTP/1.1 200 OK\r\nContent-", b"nonsense\r\n\r\n", b"HTTP/1.1 200 OK\r\nA\x00: b\r\n\r\n"])
+@pytest.mark.parametrize(
+    "sent", [b"", b"HTTP/1.1 200 OK\r\nContent-", b"nonsense\r\n\r\n", b"HTTP/1.1 200 OK\r\nA\x00: b\r\n\r\n"]
+)
 async def test_a_response_that_is_none_is_a_reset(sent: bytes) -> None:
     """A connection that ends before the headers do, or speaks no HTTP."""
     gate = RecordingGate()
@@ -202,11 +208,14 @@ class SlowReceipt:
 class OneReceipt:
     """A gate that gives this receipt."""
 
-    def __init__(self, receipt: SlowReceipt | FailingReceipt) -> None:
+    def __init__(self, receipt: Receipt) -> None:
         self._receipt = receipt
 
-    async def take(self, method: str, path: str) -> SlowReceipt | FailingReceipt:
+    async def take(self, method: str, path: str) -> Receipt:
         return self._receipt
+
+    async def refused(self, error: UpstreamError, *, model: str | None = None) -> None:
+        pass
 
 
 class FailingReceipt:

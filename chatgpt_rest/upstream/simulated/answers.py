@@ -17,6 +17,16 @@ MOST_EVENTS: Final = 40
 WORDS_PER_EVENT: Final = 4
 LONGEST_QUOTE: Final = 160
 
+KNOWN: Final = {
+    "Which planet has the most moons?": (
+        "**Saturn.** It has 274 confirmed moons, more than all the other planets together: 128 of them were announced"
+        " at once, in March 2025. Jupiter comes second with 97.\n\nMost are lumps of rock and ice a few kilometres"
+        " across, caught long ago and still going round far out, often the wrong way. The one worth a visit is Titan:"
+        " it is larger than Mercury, and it rains methane there."
+    )
+}
+"""What the demo asks, answered as one would hope."""
+
 OPENINGS: Final = (
     "Good question. Here is the short version:",
     "Let's take this one step at a time.",
@@ -43,6 +53,8 @@ STEPS: Final = """
 
 def answer_to(prompt: str) -> str:
     """The whole answer to a prompt, in Markdown: an opening, the prompt quoted, three pieces of advice."""
+    if prompt in KNOWN:
+        return KNOWN[prompt]
     seed = zlib.crc32(prompt.encode("utf-8", "surrogatepass"))
     advice = [ADVICE[(seed // 7 + step * 3) % len(ADVICE)] for step in range(3)]
     quote = " ".join(CUT_MARKER.sub("", prompt).split())
