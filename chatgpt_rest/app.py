@@ -32,7 +32,7 @@ from chatgpt_rest.upstream.limits import LONGEST_ATTEMPT_SECONDS
 from chatgpt_rest.upstream.protocol import Upstream
 from chatgpt_rest.upstream.revchatgpt import RevChatGPT
 
-_PUSH_EVERY_SECONDS: Final = 60.0
+_AGAIN_AFTER_SECONDS: Final = 60.0
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ async def running(config: Config, *, clock: Clock, upstream: Upstream | None = N
         stack.push_async_callback(auth.aclose)
         sync = Sync(upstream, clock)
         stack.push_async_callback(sync.aclose)
-        edits = Edits(upstream)
+        edits = Edits(upstream, clock)
         asking = Asking(
             upstream,
             mirror.requests,
@@ -117,11 +117,11 @@ def build_auth(config: Config, mirror: Mirror, upstream: Upstream, clock: Clock)
 
 
 async def serve(config: Config, *, clock: Clock, on_ready: Callable[[str], Awaitable[None]] | None = None) -> None:
-    """Serve until SIGTERM or SIGINT, then let answers under way finish. `on_ready` is told the address. Raises
+    """Serve until SIGTERM, SIGINT or SIGHUP, then let answers under way finish. `on_ready` is told the address. Raises
     StartError.
     """
     stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):  # the last: the terminal it runs in was closed
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     notifier = Notifier.from_environment(os.environ)
     async with AsyncExitStack() as stack:
@@ -141,14 +141,26 @@ async def serve(config: Config, *, clock: Clock, on_ready: Callable[[str], Await
 
 
 async def _go_upstream(config: Config, app: web.Application) -> None:
-    """What the server does of its own accord: prove the configured token, and push titles that were kept."""
+    """What the server does of its own accord: prove the configured token, again when its file changed, and push titles
+    that were kept.
+    """
+    while True:
+        try:
+            if app[AUTH].has_new_configured():
+                await prove_configured(app)
+            if config.sync.enabled:
+                await push_titles(app, leave=config.sync.reserve)
+        except Exception:  # a fault now must not end this for the years that the process may run
+            log.exception("a round in the background failed")
+        await asyncio.sleep(_AGAIN_AFTER_SECONDS)
+
+
+async def prove_configured(app: web.Application) -> None:
+    """Prove the token that the environment or the credentials file gives, and say so where that fails."""
     try:
         await app[AUTH].adopt_configured()
     except MirrorError as error:
         log.warning("the configured access token could not be proved reason=%s", error.text)
-    while config.sync.enabled:
-        await asyncio.sleep(_PUSH_EVERY_SECONDS)
-        await push_titles(app, leave=config.sync.reserve)
 
 
 async def push_titles(app: web.Application, *, leave: int) -> None:

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Final
 from uuid import uuid4
 
 from chatgpt_rest import chatgpt_json
+from chatgpt_rest.clock import SECOND
 from chatgpt_rest.errors import (
     AnswerIncomplete,
     AskUncertain,
@@ -44,7 +46,7 @@ _GROWS_EVERY_SECONDS: Final = 1.0
 _BUSY_PAUSES_SECONDS: Final = (1.0, 2.0, 4.0, 8.0)  # "Only one message at a time": the person's own browser is asking
 
 Fetch = Callable[[AccountMirror, str, FindCaller], Awaitable[None]]
-PushTitle = Callable[[AccountMirror, Caller, str, str], Awaitable[bool]]
+PushTitle = Callable[[AccountMirror, Caller, str, str], Coroutine[Any, Any, bool]]
 Sleep = Callable[[float], Awaitable[None]]
 
 log = logging.getLogger(__name__)
@@ -88,7 +90,10 @@ class Asking:
         self._push_title = push_title
         self._sleep = sleep
         self._turns: dict[str, asyncio.Lock] = {}
-        self._tasks: set[asyncio.Task[dict[str, Any]]] = set()
+        self._waiting: Counter[str] = Counter()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._settled: set[asyncio.Task[Any]] = set()
+        self._pushes: set[asyncio.Task[Any]] = set()
         self._by_key: dict[tuple[str, bytes], tuple[bytes, asyncio.Task[dict[str, Any]]]] = {}
         self._is_closing = False
 
@@ -102,7 +107,7 @@ class Asking:
         where the answer broke off (what came is kept), AskUncertain where nobody can tell.
         """
         if self._is_closing:
-            raise Unavailable("the server is shutting down; ask again in a moment", retry_after_seconds=5)
+            raise _shutting_down()
         key = None if idempotency_key is None else sha256(idempotency_key.encode()).digest()
         under_way = None if key is None else self._by_key.get((mirror.account, key))
         if under_way is not None:
@@ -114,7 +119,12 @@ class Asking:
             task.add_done_callback(self._tasks.discard)
             if key is not None:
                 self._remember(task, mirror.account, key, request.digest())
-        return await asyncio.shield(task)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if task.cancelled():  # and not the one who waits for it: it never had its turn
+                raise _shutting_down() from None
+            raise
 
     async def drain(self, seconds: float) -> None:
         """Let the asks under way finish, for so long; then break them off, with what has come written down."""
@@ -122,7 +132,7 @@ class Asking:
         if self._tasks:
             log.info("waiting for answers under way asks=%d seconds=%g", len(self._tasks), seconds)
             await asyncio.wait(self._tasks, timeout=seconds)
-        for task in self._tasks:
+        for task in (self._tasks - self._settled) | self._pushes:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
@@ -139,7 +149,7 @@ class Asking:
         if earlier is not None:
             _check_same(earlier.request_digest, request)
             return await _answered(mirror, earlier)
-        async with self._turns.setdefault(mirror.account, asyncio.Lock()):
+        async with self._turn(mirror.account):
             model = request.model or self._default_model
             await self._requests.check_model(mirror.account, model)
             caller = await find_caller()
@@ -160,10 +170,49 @@ class Asking:
                 idempotency_digest=key,
                 request_digest=request.digest(),
             )
-            record = await self._send(mirror, caller, ask_id, question, autocontinue=request.autocontinue)
+            script = await self._send(mirror, caller, ask_id, question, autocontinue=request.autocontinue)
+            try:
+                record = await self._end(mirror, ask_id, AskState.ANSWERED, script)
+            except StorageFailed as error:
+                # It was paid for. Who asked gets it, and upstream keeps it for the mirror.
+                log.warning("an answer could not be written account=%s reason=%s", mirror.account, error.text)
+                return script.answer()
             if request.title is not None:
-                await self._push_title(mirror, caller, record.conversation, request.title)
+                await self._push(self._push_title(mirror, caller, record.conversation, request.title))
         return await _answered(mirror, record)
+
+    @asynccontextmanager
+    async def _turn(self, account: str) -> AsyncIterator[None]:
+        """Wait until no other ask of this account is under way. Raises BudgetSpent, at once, where those who wait
+        already will spend all that is left.
+        """
+        budget = await self._requests.budget(account)
+        if budget.remaining == 0:
+            raise await self._requests.refusal(account)
+        if self._waiting[account] >= budget.remaining:
+            first_back = budget.held_until[0] if budget.held_until else budget.now
+            raise BudgetSpent(retry_after_seconds=(first_back - budget.now) / SECOND)
+        lock = self._turns.setdefault(account, asyncio.Lock())
+        self._waiting[account] += 1
+        try:
+            await lock.acquire()
+        finally:
+            self._waiting[account] -= 1
+        try:
+            yield
+        finally:
+            lock.release()
+
+    async def _push(self, pushing: Coroutine[Any, Any, bool]) -> None:
+        """Bring the title upstream, in a task of its own: the answer is there, and nothing that befalls the title, the
+        end of the server included, may cost it. A title that did not get through is kept by the mirror.
+        """
+        push = asyncio.create_task(pushing)
+        self._pushes.add(push)
+        push.add_done_callback(self._pushes.discard)
+        await asyncio.wait((push,))
+        if not push.cancelled() and (error := push.exception()) is not None:
+            log.error("a title could not be pushed", exc_info=error)
 
     async def _parent(self, mirror: AccountMirror, request: AskRequest, find_caller: FindCaller) -> str | None:
         """The message to go on from: one that upstream is known to have. Fetches the conversation where that is
@@ -184,19 +233,20 @@ class Asking:
         if standing is not Standing.HERE:
             await self._fetch(mirror, request.conversation_id, find_caller)
         tree = await mirror.conversations.get(request.conversation_id)
-        parent = _confirmed_parent(tree, request.parent_id)
-        if parent is None and standing is Standing.HERE:  # what is here may be older than what the client saw
+        parent = _confirmed_parent(tree, request.parent_id, at_least=Completeness.COMPLETE)
+        if parent is None and standing is Standing.HERE:  # upstream may have more than is here
             await self._fetch(mirror, request.conversation_id, find_caller)
             tree = await mirror.conversations.get(request.conversation_id)
-            parent = _confirmed_parent(tree, request.parent_id)
+        if parent is None:
+            parent = _confirmed_parent(tree, request.parent_id, at_least=Completeness.PARTIAL)
         if parent is None and request.parent_id is not None:
             raise BadRequest("parent_id names no message of this conversation")
         return parent or _newest_confirmed(tree)
 
     async def _send(
         self, mirror: AccountMirror, caller: Caller, ask_id: str, question: Question, *, autocontinue: bool
-    ) -> AskRecord:
-        """Ask, continue where that is wished, and write down how it ended."""
+    ) -> _Script:
+        """Ask, and continue where that is wished. What comes back is whole; how anything else ended is written down."""
         script = _Script()
         try:
             await self._leg(mirror, caller, ask_id, question, script)
@@ -205,21 +255,36 @@ class Asking:
                     break
                 if not await self._continue(mirror, caller, ask_id, question, script):
                     break
-        except asyncio.CancelledError:
+            if script.is_complete:
+                self._settle()
+                return script
+        except asyncio.CancelledError as error:
+            # Only `drain` cancels this task. It ends here, and who waits for it learns how.
             state = AskState.INCOMPLETE if script.nodes else AskState.UNCERTAIN
-            await asyncio.shield(self._end(mirror, ask_id, state, script))
-            raise
+            record = await asyncio.shield(self._end(mirror, ask_id, state, script))
+            raise (_incomplete if script.nodes else _uncertain)(record, None) from error
         except (MirrorError, TimeoutError) as error:
             state = _how_it_failed(error, script)
             record = await self._end(mirror, ask_id, state, script)
             log.info("an ask failed account=%s state=%s reason=%s", mirror.account, state.value, error)
             if state is AskState.INCOMPLETE:
                 raise _incomplete(record, error) from error
+            if state is AskState.UNCERTAIN:
+                raise _uncertain(record, error) from error
             raise
-        if not script.is_complete:
-            record = await self._end(mirror, ask_id, AskState.INCOMPLETE, script)
-            raise _incomplete(record, None)
-        return await self._end(mirror, ask_id, AskState.ANSWERED, script)
+        except Exception:
+            # A fault of ours, and the error middleware's to tell. But the ask has an end all the same.
+            await self._end(mirror, ask_id, AskState.INCOMPLETE if script.nodes else AskState.UNCERTAIN, script)
+            raise
+        record = await self._end(mirror, ask_id, AskState.INCOMPLETE, script)
+        raise _incomplete(record, None)
+
+    def _settle(self) -> None:
+        """The answer is whole: from here on nobody breaks this task off."""
+        task = asyncio.current_task()
+        if task is not None:
+            self._settled.add(task)
+            task.add_done_callback(self._settled.discard)
 
     async def _leg(
         self, mirror: AccountMirror, caller: Caller, ask_id: str, question: Question, script: _Script
@@ -230,7 +295,7 @@ class Asking:
                 async with self._upstream.ask(caller, question) as answer:
                     await self._watch(mirror, ask_id, answer, script)
             except UpstreamBusy:
-                if pause is None:
+                if pause is None or script.has_grown:
                     raise
                 await self._sleep(pause)
             else:
@@ -309,6 +374,15 @@ class _Script:
         self.finish = answer.finish
         self.is_complete = answer.is_complete
 
+    def answer(self) -> dict[str, Any]:
+        """The answer as a message object, from what came alone."""
+        end = chatgpt_json.answer_end(self.nodes)
+        if end is None or self.conversation_id is None:
+            raise UpstreamBroken("upstream sent an empty answer", code="upstream_empty_answer")
+        nodes = {node.id: node for node in self.nodes}
+        alone = Conversation(self.conversation_id, None, None, None, end.id, nodes)
+        return chatgpt_json.answer(alone, end.id)
+
     def begin_continuation(self) -> None:
         self._before, self._now = self.nodes, ()
 
@@ -316,11 +390,11 @@ class _Script:
         self.finish, self.is_complete = "max_tokens", True
 
 
-def _confirmed_parent(tree: Conversation, parent_id: str | None) -> str | None:
+def _confirmed_parent(tree: Conversation, parent_id: str | None, *, at_least: Completeness) -> str | None:
     """The parent to ask with, None where the mirror cannot vouch for it."""
     end = parent_id if parent_id is not None else chatgpt_json.leaf(tree)
     node = None if end is None else tree.nodes.get(end)
-    return end if node is not None and node.completeness is not Completeness.UNCONFIRMED else None
+    return end if node is not None and node.completeness >= at_least else None
 
 
 def _newest_confirmed(tree: Conversation) -> str:
@@ -337,7 +411,12 @@ def _how_it_failed(error: Exception, script: _Script) -> AskState:
     # A connection that was never made carried nothing, and a refusal in so many words is one. All else may have
     # arrived.
     may_have_arrived = isinstance(error, UpstreamBroken | UpstreamSlow | TimeoutError)
-    return AskState.UNCERTAIN if may_have_arrived else AskState.REFUSED
+    is_refusal = isinstance(error, UpstreamBroken) and error.code == "upstream_forbidden"
+    return AskState.UNCERTAIN if may_have_arrived and not is_refusal else AskState.REFUSED
+
+
+def _shutting_down() -> Unavailable:
+    return Unavailable("the server is shutting down; ask again in a moment", retry_after_seconds=5)
 
 
 def _incomplete(record: AskRecord, error: Exception | None) -> AnswerIncomplete:
@@ -348,16 +427,23 @@ def _incomplete(record: AskRecord, error: Exception | None) -> AnswerIncomplete:
     )
 
 
+def _uncertain(record: AskRecord, error: Exception | None) -> AskUncertain:
+    reason = "" if error is None else f" ({error})"
+    return AskUncertain(
+        f"it is not known whether this prompt reached ChatGPT{reason}; it is not sent again",
+        details={"conversation_id": record.conversation},
+    )
+
+
 async def _answered(mirror: AccountMirror, record: AskRecord) -> dict[str, Any]:
     """The answer of an ask that ended, now or up to a day ago."""
     if record.state is AskState.INCOMPLETE:
         raise _incomplete(record, None)
     if record.state is not AskState.ANSWERED or record.answer_node is None:
-        raise AskUncertain(
-            "it is not known whether this prompt reached ChatGPT; it is not sent again",
-            details={"conversation_id": record.conversation},
-        )
-    return chatgpt_json.answer(await mirror.conversations.get(record.conversation), record.answer_node)
+        raise _uncertain(record, None)
+    return chatgpt_json.answer(
+        await mirror.conversations.get(record.conversation, even_if_deleted=True), record.answer_node
+    )
 
 
 def _check_same(digest: bytes, request: AskRequest) -> None:

@@ -23,7 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from chatgpt_rest.clock import DAY, MINUTE, SECOND, Clock
+from chatgpt_rest import chatgpt_json
+from chatgpt_rest.clock import DAY, HOUR, MINUTE, SECOND, Clock
 from chatgpt_rest.errors import (
     BudgetSpent,
     MirrorError,
@@ -33,6 +34,7 @@ from chatgpt_rest.errors import (
     UpstreamError,
     UpstreamLimit,
     UpstreamRefusedToken,
+    UpstreamRefusesPrograms,
 )
 from chatgpt_rest.mirror import Credential, LoggedRequest, Mirror
 from chatgpt_rest.model import Secret
@@ -48,8 +50,9 @@ _TOKEN: Final = re.compile(r"[!-~]{1,8192}")
 _CREDENTIAL: Final = re.compile(r"(?:bearer +)?(?!bearer\Z)([!-~]{1,8192})", re.IGNORECASE)
 _REFUSAL_LASTS: Final = 10 * MINUTE
 _OPAQUE_TOKEN_LASTS: Final = 30 * DAY  # a token that tells no expiry is checked anew after this
+_DIGEST_KEY_BYTES: Final = 32
 _LATEST_EXPIRY: Final = 1e11  # seconds: what lies beyond is no date
-_REMEMBERED: Final = 4096  # credentials and refusals held in memory, the least recently used forgotten first
+_REMEMBERED: Final = 4096  # credentials and refusals held in memory, the oldest forgotten first
 
 _V = TypeVar("_V")
 
@@ -107,7 +110,9 @@ class Auth:
         self._held: dict[bytes, _HeldToken] = {}
         self._checks: dict[bytes, asyncio.Task[Credential]] = {}
         self._forgotten = 0  # how many credentials were: what was read before one of them may be out of date
-        self._configured_seen: Secret | None = None
+        self._configured_tried: Secret | None = None
+        self._configured_failures = 0
+        self._configured_again_at: int | None = None
 
     async def aclose(self) -> None:
         """End the checks under way."""
@@ -154,12 +159,29 @@ class Auth:
 
     async def adopt_configured(self) -> str | None:
         """Prove the configured token and answer its account; None where none is configured."""
-        token = self._configured_seen = self._configured_token()
-        return None if token is None else await self.adopt(token)
+        token = self._configured_token()
+        if token is None:
+            return None
+        if token != self._configured_tried:
+            self._configured_tried, self._configured_failures = token, 0
+        # One that tells no expiry has to be proved anew after its month.
+        self._configured_again_at = self._clock.now() + _OPAQUE_TOKEN_LASTS + MINUTE
+        try:
+            return await self.adopt(token)
+        except Unavailable:
+            # Upstream is away, or turns programs away. Each try costs a request, so it is let rest for longer and
+            # longer.
+            wait = min(MINUTE * 2**self._configured_failures, HOUR)
+            self._configured_failures += 1
+            self._configured_again_at = self._clock.now() + wait
+            raise
 
     def has_new_configured(self) -> bool:
-        """Whether the credentials file holds another token than the one that was tried last."""
-        return self._configured_token() not in {None, self._configured_seen}
+        """Whether a token is configured of which upstream has not said yes or no, and that is not to be let rest."""
+        token = self._configured_token()
+        if token is None or token != self._configured_tried:
+            return token is not None
+        return self._configured_again_at is not None and self._configured_again_at <= self._clock.now()
 
     def create_key(self) -> tuple[Secret, bytes]:
         """A new local API key, to be shown once, and the digest by which it is known."""
@@ -176,13 +198,14 @@ class Auth:
     async def caller(self, principal: Principal) -> Caller:
         """How a request of this principal goes upstream. Raises Unavailable where there is no token to go with."""
         if principal.token is not None:
+            self._refuse_again(self._digest(principal.token))  # it was good when the request came, and may have waited
             return self._caller(principal.account, principal.token)
         return await self.caller_of(principal.account)
 
     async def caller_of(self, account: str, *, leave: int = 0) -> Caller:
         """How a request on an account's behalf goes upstream, leaving so many tokens to people."""
         token = self._held_token(account)
-        if token is None and self._configured_token() is not None:
+        if token is None and self.has_new_configured():
             with contextlib.suppress(MirrorError):  # the reason is told below, in the words of who asked
                 await self.adopt_configured()
             token = self._held_token(account)
@@ -217,15 +240,17 @@ class Auth:
         """The credential that was accepted and holds still; None where it has to be proved. Raises Unauthorized for
         one that upstream refused of late.
         """
-        if self._refused.get(digest, 0) > self._clock.now():
-            raise Unauthorized("ChatGPT refused this access token", code="access_token_refused")
+        self._refuse_again(digest)
         credential = self._known.get(digest)
         if credential is None:
             forgotten = self._forgotten
             credential = await self._mirror.accounts.find(digest)
+            if digest in self._checks:
+                return None  # accepted a moment ago, and the list that came with it is still being written
             if credential is not None and forgotten == self._forgotten:
                 _put(self._known, digest, credential)
-        if credential is None or (credential.expires_at is not None and credential.expires_at <= self._clock.now()):
+        if credential is not None and credential.expires_at is not None and credential.expires_at <= self._clock.now():
+            self._known.pop(digest, None)
             return None
         return credential
 
@@ -238,6 +263,9 @@ class Auth:
     async def _prove(self, token: Secret, *, is_stranger: bool) -> Credential:
         """Ask upstream about an unknown token: one flight a token, however many requests bring it at once."""
         digest = self._digest(token)
+        self._refuse_again(digest)  # or it was proved, either way while the mirror was looked into
+        if (known := self._known.get(digest)) is not None:
+            return known
         now = self._clock.now()
         claims = _claims(token)
         if claims.is_unsigned:
@@ -258,6 +286,8 @@ class Auth:
 
     async def _check(self, token: Secret, digest: bytes, claims: _Claims, *, is_stranger: bool) -> Credential:
         account = claims.user_id or f"token-{digest.hex()[:32]}"
+        conversations = self._mirror.of(account).conversations
+        since = conversations.deletions
         gate = _CheckGate(self._mirror, account, is_stranger=is_stranger)
         try:
             page = await self._upstream.list_page(Caller(account, token, gate), offset=0, limit=PAGE_SIZE)
@@ -266,6 +296,8 @@ class Auth:
             await gate.disown()
             raise Unauthorized(error.text, code="access_token_refused", body=error.body) from None
         except (UpstreamError, BudgetSpent) as error:
+            if isinstance(error, UpstreamRefusesPrograms) or error.code == "upstream_forbidden":
+                await gate.disown()  # turned away at the door: whoever's token it was, it counted nowhere
             raise Unavailable(
                 f"this access token is new here and cannot be checked now: {error.text}",
                 code="token_check_unavailable",
@@ -273,7 +305,7 @@ class Auth:
             ) from None
         expires_at = claims.expires_at or self._clock.now() + _OPAQUE_TOKEN_LASTS
         await self._mirror.accounts.accept(account, digest, email=claims.email, expires_at=expires_at)
-        await self._mirror.of(account).conversations.save_page(page, offset=0)
+        await conversations.save_page(page, offset=0, since=since)
         log.info("accepted an access token account=%s", account)
         credential = Credential(account, digest, "access_token", None, self._clock.now(), expires_at)
         _put(self._known, digest, credential)
@@ -296,6 +328,10 @@ class Auth:
             log.warning("the access token's file cannot be read error=%s", type(error).__name__)
             return None
         return Secret(text) if text else None
+
+    def _refuse_again(self, digest: bytes) -> None:
+        if self._refused.get(digest, 0) > self._clock.now():
+            raise Unauthorized("ChatGPT refused this access token", code="access_token_refused")
 
     def _remember_refusal(self, digest: bytes) -> None:
         _put(self._refused, digest, self._clock.now() + _REFUSAL_LASTS)
@@ -322,7 +358,9 @@ class _AccountGate:
             await self._auth.forget(self._account, self._token)
         elif isinstance(error, UpstreamLimit) and error.retry_after_seconds is not None:
             if not error.is_of_one_model:
-                await self._mirror.requests.block(self._account, seconds=error.retry_after_seconds)
+                await self._mirror.requests.block(
+                    self._account, seconds=error.retry_after_seconds, body=_dumped(error.body)
+                )
             elif model is not None:
                 await self._mirror.requests.block_model(self._account, model, seconds=error.retry_after_seconds)
 
@@ -349,30 +387,36 @@ class _CheckGate:
             await self._requests.disown(request)
 
 
+def _dumped(body: object) -> bytes | None:
+    try:
+        return None if body is None else chatgpt_json.dump(body)
+    except ValueError:
+        return None
+
+
 def read_digest_key(file: Path) -> bytes:
     """The key under which credentials are hashed, made on first use, readable by its owner alone. Raises StartError."""
     try:
-        descriptor = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
-    except FileExistsError:
-        return _existing_digest_key(file)
-    except OSError as error:
-        raise StartError(f"{file}: {error.strerror}") from error
-    with os.fdopen(descriptor, "wb") as stream:
-        key = secrets.token_bytes(32)
-        stream.write(key)
-        stream.flush()
-        os.fsync(stream.fileno())
-    return key
-
-
-def _existing_digest_key(file: Path) -> bytes:
-    try:
+        if not file.exists():
+            _make_digest_key(file)
         key = file.read_bytes()
     except OSError as error:
         raise StartError(f"{file}: {error.strerror}") from error
-    if len(key) != 32:
+    if len(key) != _DIGEST_KEY_BYTES:
         raise StartError(f"{file}: it is damaged; restore it, or remove it and make the API keys anew")
     return key
+
+
+def _make_digest_key(file: Path) -> None:
+    """All of it or nothing: half a key would lock everybody out."""
+    partial = file.with_name(file.name + ".partial")
+    partial.unlink(missing_ok=True)
+    descriptor = os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as stream:
+        stream.write(secrets.token_bytes(_DIGEST_KEY_BYTES))
+        stream.flush()
+        os.fsync(stream.fileno())
+    partial.rename(file)
 
 
 def _claims(token: Secret) -> _Claims:

@@ -25,7 +25,7 @@ WINDOW: Final = HOUR
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """An account's bucket at one moment. Times in µs; `capacity` 0 means that there is no limit."""
+    """An account's bucket at one moment. Times in µs; `capacity` is at least 1."""
 
     capacity: int
     held_until: tuple[int, ...]
@@ -40,10 +40,8 @@ class Budget:
 
     @property
     def remaining(self) -> int:
-        """Requests that may leave now. A bucket without a limit answers 0 only while upstream blocks it."""
-        if self.is_blocked:
-            return 0
-        return max(0, self.capacity - self.used) if self.capacity else 1
+        """Requests that may leave now."""
+        return 0 if self.is_blocked else max(0, self.capacity - self.used)
 
     @property
     def is_blocked(self) -> bool:
@@ -55,7 +53,7 @@ class Budget:
         times = [self.now]
         if self.is_blocked and self.blocked_until is not None:
             times.append(self.blocked_until)
-        if self.capacity and self.used >= self.capacity:
+        if self.used >= self.capacity:
             times.append(self.held_until[self.used - self.capacity])
         return max(times)
 

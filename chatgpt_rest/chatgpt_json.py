@@ -40,6 +40,7 @@ _HIDDEN_TYPES: Final = frozenset(
 )
 _VISIBLE_TOOL_TYPES: Final = frozenset({"execution_output", "tether_quote"})
 _EPOCH: Final = datetime.fromtimestamp(0, UTC)
+_DEEPEST: Final = 100  # levels; ChatGPT's own messages have about ten
 _LATEST_TIME: Final = 253_402_300_799 * SECOND  # the end of the year 9999, the last one that ISO 8601 can write
 
 
@@ -58,6 +59,20 @@ def dump(value: object) -> bytes:
         return json.dumps(value, allow_nan=False, separators=(",", ":")).encode()
     except RecursionError:
         raise ValueError("it is nested too deep") from None
+
+
+def is_too_deep(value: object) -> bool:
+    """Whether `value` is nested so deep that what reads or writes it later could run out of stack."""
+    level: list[object] = [value]
+    for _ in range(_DEEPEST):
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer if isinstance(outer, list) else ())
+        ]
+        if not level:
+            return False
+    return True
 
 
 def pack(members: Mapping[str, bytes]) -> bytes:
@@ -84,9 +99,10 @@ def time_us(value: object) -> int | None:
                 return None
         else:
             aware = parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
-            value = (aware - _EPOCH) / timedelta(seconds=1)
-    # Compared before anything is computed: JSON knows integers that no float can hold. NaN fails this too.
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _LATEST_TIME / SECOND:
+            time = (aware - _EPOCH) // timedelta(microseconds=1)
+            return time if 0 <= time <= _LATEST_TIME else None
+    # Compared before anything is computed: JSON has integers that no float can hold. NaN fails this too.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _LATEST_TIME // SECOND:
         return None
     return round(value * SECOND)
 
@@ -117,6 +133,8 @@ def conversation(value: object, *, conversation_id: str | None = None) -> Conver
     """
     if not isinstance(value, dict) or not isinstance(value.get("mapping"), dict):
         raise ValueError("it has no mapping")
+    if is_too_deep(value):
+        raise ValueError("it is nested too deep")
     own_id = value.get("conversation_id") or value.get("id") or conversation_id
     if not isinstance(own_id, str) or not is_id(own_id):
         raise ValueError("it has no id")
@@ -316,13 +334,22 @@ def answer(tree: Conversation, end: str) -> dict[str, Any]:
     return _message_object(tree.nodes[end], _message(tree.nodes[end]), conversation_id=tree.id)
 
 
+def answer_end(nodes: Sequence[Node]) -> Node | None:
+    """Of what an answer's stream has shown, the message that is the answer: the last visible one of the assistant's,
+    else its last one, else the last of all. Notes to tools and from them can follow it.
+    """
+    by_role = [each for each in nodes if _dict(_message(each).get("author")).get("role") == "assistant"]
+    visible = [each for each in by_role if not is_hidden(_message(each))]
+    return next((found[-1] for found in (visible, by_role, nodes) if found), None)
+
+
 def _message_object(each: Node, raw: Mapping[str, Any], *, conversation_id: str) -> dict[str, Any]:
     metadata = _dict(raw.get("metadata"))
     author = _dict(metadata.get("author")) or _dict(raw.get("author"))
     model = metadata.get("model_slug")
     finish = _dict(metadata.get("finish_details")).get("type")
     citations = metadata.get("citations")
-    return {
+    shown = {
         "author": {"role": "assistant", "name": None, "metadata": {}, **author},
         "message": text(raw),
         "conversation_id": conversation_id,
@@ -336,6 +363,7 @@ def _message_object(each: Node, raw: Mapping[str, Any], *, conversation_id: str)
         "create_time": raw.get("create_time"),
         "content": raw.get("content"),
     }
+    return shown if each.completeness is Completeness.COMPLETE else {**shown, "is_partial": True}
 
 
 def _joined(cut: Mapping[str, Any], rest: Mapping[str, Any]) -> dict[str, Any]:
@@ -412,6 +440,8 @@ def _whole_node(each: Node, kin: Sequence[str]) -> bytes:
         "children": dump(kin),
         **each.extra,
     }
+    if each.completeness is not Completeness.COMPLETE:
+        members["is_partial"] = b"true"
     return _object(members.items())
 
 

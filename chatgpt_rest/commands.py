@@ -14,7 +14,6 @@ from typing import Annotated, Any, Final
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from chatgpt_rest import launch
 from chatgpt_rest.clock import SystemClock
@@ -37,7 +36,7 @@ accounts: Final = typer.Typer(help="The accounts in the mirror.", no_args_is_hel
 commands.add_typer(keys, name="key")
 commands.add_typer(accounts, name="account")
 
-_out: Final = Console(highlight=False)
+_out: Final = Console(highlight=False, soft_wrap=True)
 
 
 def run_commands() -> None:
@@ -85,8 +84,10 @@ def simulate(
 @commands.command()
 def token(config: ConfigFile = None) -> None:
     """Give the running server an access token, read from standard input; it is kept in memory only."""
-    is_typed = sys.stdin.isatty()
-    text = typer.prompt("Access token", hide_input=True) if is_typed else sys.stdin.readline().strip()
+    if sys.stdin.isatty():
+        text = typer.prompt("Access token", hide_input=True)
+    else:
+        text = sys.stdin.buffer.readline().decode("ascii", "replace").strip()
     if not text:
         raise MirrorError("no token came on standard input")
     proved = _call(_load(config), "give_token", needs_server=True, token=text)
@@ -183,7 +184,12 @@ def _print_table(rows: list[dict[str, Any]], *columns: str) -> None:
     if not rows:
         _out.print("none yet")
         return
-    table = Table(*(column.replace("_", " ") for column in columns), box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    for row in rows:
-        table.add_row(*("" if row[column] is None else escape(str(row[column])) for column in columns))
-    _out.print(table)
+    # Not rich's own table, which cuts ids to fit the terminal: they are there to be copied.
+    cells = [
+        [column.replace("_", " ") for column in columns],
+        *(["" if row[column] is None else str(row[column]) for column in columns] for row in rows),
+    ]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for row_cells in cells:
+        line = "   ".join(cell.ljust(width) for cell, width in zip(row_cells, widths, strict=True))
+        _out.print(escape(line.rstrip()))

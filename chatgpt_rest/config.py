@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import ipaddress
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, get_type_hints
+from typing import Annotated, Any, Final, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta
@@ -30,9 +30,13 @@ TOKEN_FILE: Final = "access_token"  # noqa: S105 - a name, not a token
 _CHECKOUT: Final = Path(__file__).parent.parent / "config.toml"
 _PACKAGED: Final = Path(__file__).parent / "config.toml"
 
+_MOST: Final = 2**53
+
 Text = Annotated[str, Meta(max_length=1000)]
+Name = Annotated[str, Meta(min_length=1, max_length=1000)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
-Positive = Annotated[int, Meta(ge=1)]
+Natural = Annotated[int, Meta(ge=0, le=_MOST)]
+Positive = Annotated[int, Meta(ge=1, le=_MOST)]
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 
 
@@ -40,7 +44,7 @@ Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 class ServerConfig:
     """`[server]`: where it listens and what it lets in."""
 
-    host: Text
+    host: Name
     port: Port
     public_url: Text
     allowed_hosts: tuple[str, ...]
@@ -56,15 +60,15 @@ class MirrorConfig:
     """`[mirror]`: where the database is. A relative path starts at the folder of the configuration file."""
 
     path: Path
-    cache_bytes: Annotated[int, Meta(ge=0)]
+    cache_bytes: Natural
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpstreamConfig:
     """`[upstream]`: which ChatGPT, and how long it may take."""
 
-    base_url: Text
-    model: Text
+    base_url: Name
+    model: Name
     answer_timeout_seconds: Seconds
 
     @property
@@ -98,7 +102,7 @@ class SyncConfig:
     """`[sync]`: what the server does upstream of its own accord."""
 
     enabled: bool
-    reserve: Annotated[int, Meta(ge=0)]
+    reserve: Natural
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +150,7 @@ class Config:
 
 
 _SECTIONS: Final = ("server", "mirror", "upstream", "rate_limit", "auth", "sync", "log")
+_LONGEST_SHOWN: Final = 80  # of a wrong value, in characters: enough to know it again
 
 
 def load_config(file: Path | None, environ: Mapping[str, str]) -> Config:
@@ -160,9 +165,7 @@ def load_config(file: Path | None, environ: Mapping[str, str]) -> Config:
     hints = get_type_hints(Config)
     sections = {name: _section(hints[name], name, values[name], place=str(defaults_file)) for name in _SECTIONS}
     folder = Path.cwd() if chosen == _PACKAGED else chosen.parent
-    path = sections["mirror"]["path"].expanduser()
-    sections["mirror"]["path"] = path if path.is_absolute() else folder / path
-    _check_urls(sections, place=str(chosen))
+    sections["mirror"]["path"] = folder / sections["mirror"]["path"]
     credentials = environ.get("CREDENTIALS_DIRECTORY")
     token = environ.get(TOKEN_VARIABLE, "").strip()
     return Config(
@@ -231,15 +234,34 @@ def _convert(kind: type[Any], section: str, key: str, value: object, *, place: s
     if is_text and hint == tuple[str, ...]:
         value = tuple(part.strip() for part in str(value).split(",") if part.strip())
     try:
-        return msgspec.convert(value, type=hint, strict=not is_text, dec_hook=_path)
+        converted = msgspec.convert(value, type=hint, strict=not is_text, dec_hook=_path)
     except msgspec.ValidationError as error:
-        raise StartError(f"{place} = {value!r}: {str(error).removesuffix(' - at `$`')}") from None
+        rule = str(error).removesuffix(" - at `$`")
+        if get_origin(hint) is Literal:
+            rule = f"Expected one of {', '.join(map(repr, get_args(hint)))}"
+        elif is_text:
+            rule = rule.removesuffix(", got `str`")  # which all of the environment is
+        raise StartError(f"{place}{_shown(value)}: {rule}") from None
+    if key in _ADDRESSES and not _ADDRESSES[key][0](converted):
+        raise StartError(f"{place}{_shown(value)}: {_ADDRESSES[key][1]}")
+    return converted
+
+
+def _shown(value: object) -> str:
+    """The wrong value, but for what may be a secret: a password in an address, a token in the wrong place."""
+    text = repr(value)
+    if isinstance(value, str) and any(mark in value for mark in "@?#"):
+        return ""
+    return f" = {text}" if len(text) <= _LONGEST_SHOWN else f" = {text[:_LONGEST_SHOWN]}…"
 
 
 def _path(kind: type[Any], value: object) -> object:
-    if kind is Path and isinstance(value, str) and value:
-        return Path(value)
-    raise msgspec.ValidationError("Expected a path")
+    if kind is not Path or not isinstance(value, str) or not value or "\0" in value:
+        raise msgspec.ValidationError("Expected a path")
+    try:
+        return Path(value).expanduser()
+    except RuntimeError:
+        raise msgspec.ValidationError("Expected a path; there is no such home folder") from None
 
 
 def _overlay(values: dict[str, dict[str, Any]], over: Mapping[str, Mapping[str, Any]]) -> None:
@@ -254,23 +276,28 @@ def _section(kind: type[Any], name: str, values: Mapping[str, Any], *, place: st
     return dict(values)
 
 
-def _check_urls(sections: Mapping[str, Mapping[str, Any]], *, place: str) -> None:
-    base_url = sections["upstream"]["base_url"]
-    if not _is_http(base_url) or not base_url.endswith("/"):
-        raise StartError(
-            f"{place}: [upstream] base_url = {base_url!r}: Expected an http or https address that ends in /, "
-            "such as https://chatgpt.com/backend-api/"
-        )
-    public_url = sections["server"]["public_url"]
-    if public_url and not _is_http(public_url):
-        raise StartError(
-            f"{place}: [server] public_url = {public_url!r}: Expected an http or https address, or nothing"
-        )
-
-
 def _is_http(address: str) -> bool:
     try:
         url = URL(address)
     except ValueError:
         return False
-    return url.scheme in {"http", "https"} and bool(url.host) and not (url.user or url.password or url.query_string)
+    is_plain = not (url.user or url.password or url.query_string or url.fragment or " " in address)
+    return url.scheme in {"http", "https"} and is_plain and _is_host(url.raw_host or "")
+
+
+def _is_host(name: str) -> bool:
+    try:
+        return bool(name.encode("idna"))
+    except UnicodeError:
+        return False
+
+
+_ADDRESSES: Final[dict[str, tuple[Callable[[str], bool], str]]] = {
+    "host": (_is_host, "Expected an address or the name of one, such as 127.0.0.1"),
+    "base_url": (
+        lambda value: _is_http(value) and value.endswith("/"),
+        "Expected an http or https address that ends in /, such as https://chatgpt.com/backend-api/",
+    ),
+    "public_url": (lambda value: not value or _is_http(value), "Expected an http or https address, or nothing"),
+}
+"""What no type can say: the rule of a key, as a test and in words."""

@@ -31,6 +31,9 @@ PRINCIPAL: Final = web.RequestKey("principal", Principal)
 MIRROR: Final = web.RequestKey("mirror", AccountMirror)
 """Bound to the account of this request: no handler can read another's."""
 
+CANONICAL: Final = web.RequestKey("canonical", str)
+"""The path as a template, with no ids in it: what the access log may say."""
+
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 

@@ -12,7 +12,7 @@ import os
 import re
 import stat
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,7 +22,7 @@ from aiohttp import web
 from chatgpt_rest.auth import Auth
 from chatgpt_rest.clock import DAY, Clock, iso
 from chatgpt_rest.context import AUTH, MIRROR_OF_ALL
-from chatgpt_rest.errors import BadRequest, MirrorError, StartError
+from chatgpt_rest.errors import BadRequest, Conflict, MirrorError, StartError
 from chatgpt_rest.middleware import error_response
 from chatgpt_rest.mirror import Mirror
 from chatgpt_rest.model import Secret
@@ -91,8 +91,10 @@ class Control:
         ]
 
     async def name_account(self, account: str, name: str) -> None:
-        """Give an account a name that the command line understands."""
+        """Give an account a name that the command line understands. Raises Conflict where it means another one."""
         _check_name(name)
+        if name in {known.id for known in await self._mirror.accounts.all()}:
+            raise Conflict(f"{name} is the id of an account")
         await self._mirror.accounts.name(await self._mirror.accounts.resolve(account), name)
 
     async def give_token(self, token: str) -> dict[str, Any]:
@@ -149,8 +151,8 @@ async def serve_control(control: Control, path: Path) -> AsyncIterator[None]:
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     try:
-        _remove(path)
         try:
+            _remove(path)
             # Made with its final mode: between a bind and a chmod anyone could have come in.
             before = os.umask(0o177)
             try:
@@ -158,11 +160,15 @@ async def serve_control(control: Control, path: Path) -> AsyncIterator[None]:
             finally:
                 os.umask(before)
         except OSError as error:
-            raise StartError(f"{path}: the control socket cannot be opened: {error.strerror or error}") from error
+            raise StartError(
+                f"{path}: the control socket cannot be opened: {error.strerror or error}; "
+                "name another place with [mirror] path"
+            ) from error
         yield
     finally:
         await runner.cleanup()
-        _remove(path)
+        with suppress(OSError):
+            _remove(path)
 
 
 async def call_server(path: Path, operation: str, arguments: dict[str, Any]) -> Any:

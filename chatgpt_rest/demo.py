@@ -56,7 +56,7 @@ async def run_simulation(host: str, port: int) -> None:
     """Serve the simulated ChatGPT alone until SIGTERM or SIGINT."""
     chatgpt = SimulatedChatGPT(event_pause_seconds=_WRITES_EVERY_SECONDS)
     stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     try:
         async with chatgpt.serving(host, port) as base_url:

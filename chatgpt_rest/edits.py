@@ -6,10 +6,14 @@ much.
 from __future__ import annotations
 
 import logging
+from typing import Final
 
-from chatgpt_rest.errors import BudgetSpent, NotFound, UpstreamError, UpstreamNotFound
+from chatgpt_rest.clock import HOUR, MINUTE, Clock
+from chatgpt_rest.errors import BudgetSpent, Conflict, NotFound, UpstreamError, UpstreamNotFound, UpstreamRejected
 from chatgpt_rest.mirror import AccountMirror, Standing
 from chatgpt_rest.upstream.protocol import Caller, FindCaller, Upstream
+
+_FAILURES_AT_ONCE: Final = 3  # one title that upstream chokes on does not hold up the others
 
 log = logging.getLogger(__name__)
 
@@ -17,8 +21,10 @@ log = logging.getLogger(__name__)
 class Edits:
     """Carries an edit upstream and writes it down here."""
 
-    def __init__(self, upstream: Upstream) -> None:
+    def __init__(self, upstream: Upstream, clock: Clock) -> None:
         self._upstream = upstream
+        self._clock = clock
+        self._resting: dict[str, tuple[int, int]] = {}  # by account: failures in a row, and until when to wait
 
     async def edit(
         self,
@@ -53,11 +59,15 @@ class Edits:
         standing = await mirror.conversations.standing(conversation_id)
         if standing is Standing.DELETED:
             return
+        if standing is Standing.LOCAL and await mirror.asks.is_under_way(conversation_id):
+            raise Conflict(
+                "an answer is being written in this conversation; delete it afterwards", code="ask_under_way"
+            )
         if standing is not Standing.LOCAL:
             try:
                 await self._upstream.delete(await find_caller(), conversation_id)
             except UpstreamNotFound as error:
-                if standing is Standing.UNKNOWN:
+                if standing is Standing.UNKNOWN or not error.is_gone:
                     raise NotFound("conversation", body=error.body) from None
         await mirror.conversations.bury(conversation_id)
 
@@ -70,8 +80,8 @@ class Edits:
         """Bring a title set here to upstream. False where that must wait: it is kept, and pushed another time."""
         try:
             await self._upstream.edit(caller, conversation_id, title=title)
-        except UpstreamNotFound:
-            pass  # nobody is left to be told
+        except (UpstreamNotFound, UpstreamRejected):
+            pass  # nobody is left to be told, or it is a title that upstream never takes
         except (UpstreamError, BudgetSpent) as error:
             log.info("kept a title to push it later account=%s reason=%s", mirror.account, error.code)
             return False
@@ -79,7 +89,17 @@ class Edits:
         return True
 
     async def push_titles(self, mirror: AccountMirror, caller: Caller) -> None:
-        """Push what was kept, until upstream or the budget says no."""
+        """Push what was kept. After a few that do not get through, wait: longer each time, an hour at the most."""
+        failures, until = self._resting.get(mirror.account, (0, 0))
+        if until > self._clock.now():
+            return
+        failed = 0
         for conversation_id, title in await mirror.conversations.pending_titles():
             if not await self.push_title(mirror, caller, conversation_id, title):
-                return
+                failed += 1
+            if failed == _FAILURES_AT_ONCE:
+                break
+        self._resting.pop(mirror.account, None)
+        if failed:
+            wait = min(MINUTE * 2**failures, HOUR)
+            self._resting[mirror.account] = (failures + 1, self._clock.now() + wait)

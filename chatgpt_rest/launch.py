@@ -26,9 +26,11 @@ def serve(config_file: Path | None, options: Mapping[str, str]) -> None:
 
 
 def start_logging(level: str) -> None:
-    """Log to standard error, a line an event. httpx would log addresses with ids in them."""
+    """Log to standard error, a line an event. httpx would log addresses with ids in them, aiosqlite every statement
+    with what it writes.
+    """
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    for chatty in ("httpx", "httpcore", "asyncio"):
+    for chatty in ("httpx", "httpcore", "asyncio", "aiosqlite"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
 

@@ -19,11 +19,14 @@ from aiohttp.http_exceptions import LineTooLong
 from aiohttp.web_protocol import RequestHandler
 
 from chatgpt_rest.config import ServerConfig
+from chatgpt_rest.context import CANONICAL
 from chatgpt_rest.errors import StartError
-from chatgpt_rest.middleware import error_response
+from chatgpt_rest.middleware import error_response, refusal_of_aiohttp
 
-_KEEP_ALIVE_SECONDS: Final = 75.0  # also how long a client may take for its headers
+_KEEP_ALIVE_SECONDS: Final = 20.0  # also how long a client may take for its headers
 _CLOSING_SECONDS: Final = 5.0
+_STALLED_SECONDS: Final = 20.0  # a client that takes nothing for so long, seen twice, is gone
+_LINGERING_SECONDS: Final = 1.0  # how long what a client still sends after its answer is read, so that it sees that one
 
 log = logging.getLogger(__name__)
 
@@ -33,15 +36,64 @@ class AccessLog(AbstractAccessLogger):
 
     def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
         """Write the line."""
-        resource = request.match_info.route.resource if isinstance(request, web.Request) else None
-        path = "(unknown)" if resource is None else resource.canonical
+        path = request.get(CANONICAL, "(unknown)")
         self.logger.info(
             "answered method=%s path=%s status=%d ms=%.1f", request.method, path, response.status, time * 1000
         )
 
 
 class _Protocol(RequestHandler):
-    __slots__ = ()
+    """One connection. A client that stops reading what it asked for is cut off: it would hold its place for ever."""
+
+    __slots__ = ("_server", "_stalled", "_unread_bytes")
+
+    def __init__(self, server: _Server, **kwargs: Any) -> None:
+        super().__init__(server, **kwargs)
+        self._server = server
+        self._stalled: asyncio.TimerHandle | None = None
+        self._unread_bytes = 0
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request is being answered: none has come, or not all of its headers."""
+        return self._current_request is None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        if self._server.has_room():
+            super().connection_made(transport)
+        elif isinstance(transport, asyncio.Transport):
+            self._manager = None  # as aiohttp leaves it when a connection is over; this one never begins
+            transport.abort()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch(-1)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._end_watch()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._end_watch()
+        super().connection_lost(exc)
+
+    def _watch(self, unread_bytes: int) -> None:
+        """Look again after a while whether the client took anything; slow is fine, not at all is not."""
+        self._unread_bytes = unread_bytes
+        self._stalled = asyncio.get_running_loop().call_later(_STALLED_SECONDS, self._cut_off_if_stalled)
+
+    def _cut_off_if_stalled(self) -> None:
+        if self.transport is None:
+            return
+        unread_bytes = self.transport.get_write_buffer_size()
+        if unread_bytes == self._unread_bytes:
+            self.transport.abort()
+        else:
+            self._watch(unread_bytes)
+
+    def _end_watch(self) -> None:
+        if self._stalled is not None:
+            self._stalled.cancel()
 
     def handle_error(
         self,
@@ -61,6 +113,10 @@ class _Protocol(RequestHandler):
         response.force_close()
         return response
 
+    def log_exception(self, *args: Any, **kwargs: Any) -> None:
+        """A body that could not be read to its end; aiohttp would log it with the words that it stumbled over."""
+        log.info("a request's body could not be read error=%s", type(kwargs.get("exc_info")).__name__)
+
 
 class _Server(web.Server):
     """Makes our protocol for each connection, and turns away what is beyond `max_connections`."""
@@ -73,10 +129,15 @@ class _Server(web.Server):
     def __call__(self) -> RequestHandler:
         return _Protocol(self, loop=asyncio.get_running_loop(), **self._protocol)
 
-    def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
-        super().connection_made(handler, transport)
-        if len(self.connections) > self._max_connections:
-            transport.close()
+    def has_room(self) -> bool:
+        """Whether one more connection may be held. Where there are too many, the oldest idle one makes room."""
+        if len(self.connections) < self._max_connections:
+            return True
+        for oldest in self.connections:
+            if isinstance(oldest, _Protocol) and oldest.is_idle and oldest.transport is not None:
+                oldest.transport.abort()
+                return True
+        return False
 
 
 class _Runner(web.AppRunner):
@@ -86,8 +147,16 @@ class _Runner(web.AppRunner):
 
     async def _make_server(self) -> _Server:
         plain = await super()._make_server()
+
+        async def handle(request: web.BaseRequest) -> web.StreamResponse:
+            """What aiohttp refuses before any middleware (an `Expect` it does not know) is refused in our words."""
+            try:
+                return await plain.request_handler(request)
+            except web.HTTPException as error:
+                return refusal_of_aiohttp(error)
+
         return _Server(
-            plain.request_handler,
+            handle,
             request_factory=plain.request_factory,
             max_connections=self._max_connections,
             # There is no public way to a protocol of one's own.
@@ -103,6 +172,7 @@ async def listening(app: web.Application, config: ServerConfig) -> AsyncIterator
         app,
         max_connections=config.max_connections,
         keepalive_timeout=_KEEP_ALIVE_SECONDS,
+        lingering_time=_LINGERING_SECONDS,
         shutdown_timeout=_CLOSING_SECONDS,
         access_log_class=AccessLog,
         access_log=access_log,

@@ -111,9 +111,9 @@ def _title(newer: str | None, older: str | None) -> str | None:
 
 
 def _more(better: tuple[str, ...] | None, lesser: tuple[str, ...] | None) -> tuple[str, ...] | None:
-    if not better or not lesser:
-        return better or lesser
-    return better + tuple(child for child in lesser if child not in better)
+    if better is None:
+        return lesser
+    return better + tuple(child for child in lesser or () if child not in better)
 
 
 def _earliest(mine: int | None, theirs: int | None) -> int | None:

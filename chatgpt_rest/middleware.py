@@ -6,7 +6,9 @@ here.
 from __future__ import annotations
 
 import ipaddress
+import json
 import logging
+import re
 from typing import Any, Final
 
 from aiohttp import web
@@ -14,7 +16,18 @@ from aiohttp import web
 from chatgpt_rest import chatgpt_json, errors
 from chatgpt_rest.budget import WINDOW, Budget
 from chatgpt_rest.clock import SECOND
-from chatgpt_rest.context import ALLOWED_HOSTS, AUTH, CONFIG, MIRROR, MIRROR_OF_ALL, PRINCIPAL, ROUTES, Handler, Route
+from chatgpt_rest.context import (
+    ALLOWED_HOSTS,
+    AUTH,
+    CANONICAL,
+    CONFIG,
+    MIRROR,
+    MIRROR_OF_ALL,
+    PRINCIPAL,
+    ROUTES,
+    Handler,
+    Route,
+)
 from chatgpt_rest.errors import (
     BudgetSpent,
     MirrorError,
@@ -51,12 +64,17 @@ STATUS: Final[dict[type[MirrorError], int]] = {
 
 _CODES: Final = {404: "not_found", 405: "method_not_allowed", 413: "too_large", 417: "expectation_failed"}
 
+_UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_SHORTEST_SECRET: Final = 16  # in characters; what is shorter may well be a word of upstream's own
+
 log = logging.getLogger(__name__)
 
 
 @web.middleware
 async def errors_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Turn every exception into an answer. What is unknown is logged with its traceback and opaque to the client."""
+    resource = request.match_info.route.resource
+    request[CANONICAL] = "(unknown)" if resource is None else resource.canonical
     try:
         return await handler(request)
     except MirrorError as error:
@@ -64,11 +82,11 @@ async def errors_middleware(request: web.Request, handler: Handler) -> web.Strea
             log.warning("the mirror cannot be used reason=%s", error.text)
         return await _refusal(request, error)
     except web.HTTPException as error:
-        return _from_aiohttp(error)
+        return refusal_of_aiohttp(error)
     except ConnectionError:
         raise  # the client is gone, and aiohttp closes up after it
     except Exception:
-        log.exception("a request failed route=%s", _canonical(request))
+        log.exception("a request failed method=%s path=%s", request.method, request[CANONICAL])
         return error_response(500, "something went wrong here; the log says what", "internal")
 
 
@@ -93,16 +111,15 @@ async def budget_middleware(request: web.Request, handler: Handler) -> web.Strea
     """Turn away what needs upstream, before any work, when the account has nothing left.
 
     The bucket itself is at the transport: this only spares the work. A retry under an Idempotency-Key passes, as its
-    answer may be here already, and so does the deletion of what lives here only.
+    answer may be here already, and so do edits and deletions of what lives here only.
     """
     route = _route(request)
     if route is None or not route.needs_upstream:
         return await handler(request)
     requests, account = request.app[MIRROR_OF_ALL].requests, request[PRINCIPAL].account
-    if "Idempotency-Key" not in request.headers and not await _is_local(request):
-        budget = await requests.budget(account)
-        if budget.remaining == 0:
-            raise BudgetSpent(retry_after_seconds=budget.wait_seconds)
+    is_spared = "Idempotency-Key" in request.headers or await _is_local(request)
+    if not is_spared and not await requests.has_left(account):
+        raise await requests.refusal(account)
     response = await handler(request)
     response.headers.update(budget_headers(await requests.budget(account)))
     return response
@@ -126,6 +143,14 @@ def error_response(status: int, error: object, code: str, **details: object) -> 
     )
 
 
+def refusal_of_aiohttp(error: web.HTTPException) -> web.Response:
+    """aiohttp's own refusals, without the words in them that it took from the request."""
+    response = error_response(error.status, error.reason.lower(), _CODES.get(error.status, "bad_request"))
+    if "Allow" in error.headers:
+        response.headers["Allow"] = error.headers["Allow"]
+    return response
+
+
 async def _refusal(request: web.Request, error: MirrorError) -> web.Response:
     if isinstance(error, UpstreamRefusedToken) and PRINCIPAL in request and request[PRINCIPAL].token is None:
         # The client's own key is as good as before: it is the token behind it that upstream takes no more.
@@ -133,7 +158,11 @@ async def _refusal(request: web.Request, error: MirrorError) -> web.Response:
     is_limit = isinstance(error, BudgetSpent | UpstreamLimit)
     exceeded_status = request.app[CONFIG].rate_limit.exceeded_status
     status = exceeded_status if is_limit else _status(error)
-    response = error_response(status, error.text if error.body is None else error.body, error.code, **error.details)
+    try:
+        said = error.text if error.body is None else _without_id(error.body, request.match_info.get("id", ""))
+        response = error_response(status, said, error.code, **error.details)
+    except ValueError:  # upstream's JSON holds what JSON cannot (NaN, infinities)
+        response = error_response(status, error.text, error.code, **error.details)
     if error.retry_after_seconds is not None:
         response.headers["Retry-After"] = str(error.retry_after_seconds)
     if is_limit and PRINCIPAL in request:
@@ -144,16 +173,16 @@ async def _refusal(request: web.Request, error: MirrorError) -> web.Response:
     return response
 
 
+def _without_id(said: object, conversation_id: str) -> object:
+    """Upstream's JSON without the id that the client named: it could be anything, a token in the wrong place too."""
+    if len(conversation_id) < _SHORTEST_SECRET or _UUID.fullmatch(conversation_id):
+        return said
+    without: object = json.loads(chatgpt_json.dump(said).replace(conversation_id.encode(), b"[id]"))
+    return without
+
+
 def _status(error: MirrorError) -> int:
     return next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), 500)
-
-
-def _from_aiohttp(error: web.HTTPException) -> web.Response:
-    """aiohttp's own refusals, without the words in them that it took from the request."""
-    response = error_response(error.status, error.reason.lower(), _CODES.get(error.status, "bad_request"))
-    if "Allow" in error.headers:
-        response.headers["Allow"] = error.headers["Allow"]
-    return response
 
 
 def _check_host(request: web.Request) -> None:
@@ -177,7 +206,7 @@ def _is_own_address(name: str, request: web.Request) -> bool:
 
 async def _is_local(request: web.Request) -> bool:
     conversation_id = request.match_info.get("id", "")
-    if request.method != "DELETE" or not chatgpt_json.is_id(conversation_id):
+    if request.method not in {"DELETE", "PATCH"} or not chatgpt_json.is_id(conversation_id):
         return False
     return await request[MIRROR].conversations.needs_no_upstream(conversation_id)
 
@@ -185,8 +214,3 @@ async def _is_local(request: web.Request) -> bool:
 def _route(request: web.Request) -> Route | None:
     routes: dict[Any, Route] = request.app[ROUTES]
     return routes.get(request.match_info.handler)
-
-
-def _canonical(request: web.Request) -> str:
-    resource = request.match_info.route.resource
-    return f"{request.method} {resource.canonical if resource is not None else '(unknown)'}"

@@ -9,8 +9,8 @@ from collections.abc import Callable, Coroutine
 from typing import Final
 
 from chatgpt_rest.clock import MINUTE, Clock
-from chatgpt_rest.errors import NotFound, UpstreamNotFound
-from chatgpt_rest.mirror import AccountMirror
+from chatgpt_rest.errors import NotFound, Unauthorized, Unavailable, UpstreamNotFound, UpstreamRefusedToken
+from chatgpt_rest.mirror import AccountMirror, Standing
 from chatgpt_rest.upstream.protocol import FindCaller, Upstream
 
 FIRST_PAGE: Final = 100
@@ -40,8 +40,10 @@ class Sync:
         """Bring the newest conversations of an account whose list was never read. Raises UpstreamError, Unavailable."""
         await self._once((mirror.account, ""), lambda: self._fetch_first_page(mirror, find_caller))
 
-    async def fetch(self, mirror: AccountMirror, conversation_id: str, find_caller: FindCaller) -> None:
-        """Bring one conversation as upstream shows it now.
+    async def fetch(
+        self, mirror: AccountMirror, conversation_id: str, find_caller: FindCaller, *, unless_here: bool = False
+    ) -> None:
+        """Bring one conversation as upstream shows it now; `unless_here` spares that where another reader just did.
 
         Raises NotFound where upstream has none; that is remembered for ten minutes. Raises UpstreamError, Unavailable
         and BudgetSpent where nobody could say.
@@ -49,26 +51,43 @@ class Sync:
         key = (mirror.account, conversation_id)
         if self._absent.get(key, 0) > self._clock.now():
             raise NotFound("conversation")
-        await self._once(key, lambda: self._fetch(mirror, conversation_id, find_caller))
+        await self._once(key, lambda: self._fetch(mirror, conversation_id, find_caller, unless_here=unless_here))
 
     async def _fetch_first_page(self, mirror: AccountMirror, find_caller: FindCaller) -> None:
-        page = await self._upstream.list_page(await find_caller(), offset=0, limit=FIRST_PAGE)
-        await mirror.conversations.save_page(page, offset=0)
+        caller = await find_caller()
+        if await mirror.conversations.was_listed():
+            return  # a token had to be proved first, and the same request does that
+        since = mirror.conversations.deletions
+        page = await self._upstream.list_page(caller, offset=0, limit=FIRST_PAGE)
+        await mirror.conversations.save_page(page, offset=0, since=since)
 
-    async def _fetch(self, mirror: AccountMirror, conversation_id: str, find_caller: FindCaller) -> None:
+    async def _fetch(
+        self, mirror: AccountMirror, conversation_id: str, find_caller: FindCaller, *, unless_here: bool
+    ) -> None:
+        is_missing = await mirror.conversations.standing(conversation_id) in {Standing.UNKNOWN, Standing.LISTED}
+        if unless_here and not is_missing:
+            return
+        caller = await find_caller()
+        since = mirror.conversations.deletions
         try:
-            conversation = await self._upstream.conversation(await find_caller(), conversation_id)
+            conversation = await self._upstream.conversation(caller, conversation_id)
         except UpstreamNotFound as error:
             self._absent[mirror.account, conversation_id] = self._clock.now() + _ABSENCE_LASTS
             if len(self._absent) > _ABSENCES:
                 self._absent.popitem(last=False)
             raise NotFound("conversation", body=error.body) from None
-        await mirror.conversations.save_whole(conversation)
+        await mirror.conversations.save_whole(conversation, since=since)
 
     async def _once(self, key: tuple[str, str], start: Callable[[], Coroutine[object, object, None]]) -> None:
         flight = self._flights.get(key)
+        is_mine = flight is None
         if flight is None:
             flight = self._flights[key] = asyncio.create_task(start())
             flight.add_done_callback(lambda _: self._flights.pop(key, None))
-        # Shielded: the others who wait for it do not lose it because one of them hung up.
-        await asyncio.shield(flight)
+        try:
+            # Shielded: the others who wait for it do not lose it because one of them hung up.
+            await asyncio.shield(flight)
+        except (UpstreamRefusedToken, Unauthorized, Unavailable):
+            if is_mine:
+                raise
+            await self._once(key, start)  # it was the token of another reader that would not do

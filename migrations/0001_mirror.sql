@@ -8,7 +8,8 @@ create table account (
     created_at integer not null,
     listed_at integer,                            -- when upstream's list was last read from its top
     is_list_whole integer not null default 0,     -- whether it was ever read to its end
-    blocked_until integer                         -- upstream's own hourly limit: nothing may leave before
+    blocked_until integer,                        -- upstream's own hourly limit: nothing may leave before
+    blocked_body blob                             -- JSON: the words it said that with
 ) strict;
 
 create table credential (

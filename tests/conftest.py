@@ -7,10 +7,15 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from chatgpt_rest.clock import SECOND
 from chatgpt_rest.upstream.simulated import SimulatedChatGPT
 from tests.house import Client, House, ManualClock, open_house
+
+# A machine that is busy with something else is no finding.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 
 @pytest.fixture

@@ -100,22 +100,19 @@ class Client:
 
 
 async def speak(address: str, *said: bytes) -> Answered:
-    """Send bytes that no client would, each piece on its own, and read until the server closes the connection.
-
-    The request must ask for that (`Connection: close`) unless it is one that the server gives up on.
-    """
+    """Send bytes that no client would, each piece on its own, and read the one answer, to its last byte."""
     host, _, port = address.removeprefix("http://").rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port), limit=2**24)
     try:
         for piece in said:
             writer.write(piece)
             await writer.drain()
-        answer = await reader.read()
+        head = await reader.readuntil(b"\r\n\r\n")
+        status_line, *lines = head.decode("latin-1").strip().split("\r\n")
+        headers = {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+        body = await reader.readexactly(int(headers.get("Content-Length", 0)))
     finally:
         writer.close()
-    head, _, body = answer.partition(b"\r\n\r\n")
-    status_line, *lines = head.decode("latin-1").split("\r\n")
-    headers = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
     is_json = headers.get("Content-Type", "").startswith("application/json") and body
     return Answered(int(status_line.split()[1]), headers, body, json.loads(body) if is_json else None)
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 from urllib.parse import urlencode
 
@@ -31,8 +32,8 @@ def rendered_response(request: web.Request, rendered: Rendered) -> web.Response:
     if _matches(request, rendered.etag):
         return web.Response(status=304, headers=headers)
     response = web.Response(body=rendered.body, content_type="application/json", headers=headers)
-    if len(rendered.body) >= _WORTH_COMPRESSING_BYTES:
-        response.enable_compression()
+    if len(rendered.body) >= _WORTH_COMPRESSING_BYTES and _accepts_gzip(request):
+        response.enable_compression(web.ContentCoding.gzip)
     return response
 
 
@@ -51,7 +52,17 @@ def page_links(path: str, *, limit: int, offset: int, total: int, query: dict[st
     )
 
 
+def _accepts_gzip(request: web.Request) -> bool:
+    for offer in request.headers.get("Accept-Encoding", "").split(","):
+        coding, _, weight = offer.replace(" ", "").lower().partition(";")
+        if coding == "gzip":
+            return re.fullmatch(r"q=0(\.0*)?", weight) is None
+    return False
+
+
 def _matches(request: web.Request, etag: str) -> bool:
+    if request.method not in {"GET", "HEAD"}:
+        return False  # an edit that was made is told, whatever the client has
     wanted = request.headers.get("If-None-Match", "")
     bare = etag.removeprefix("W/")
     return wanted.strip() == "*" or bare in {tag.strip().removeprefix("W/") for tag in wanted.split(",")}

@@ -10,12 +10,14 @@ from aiohttp import web
 
 from chatgpt_rest.api.answers import page_links, rendered_response
 from chatgpt_rest.api.body import read_fields
+from chatgpt_rest.auth import KEY_PREFIX
 from chatgpt_rest.chatgpt_json import is_id
 from chatgpt_rest.context import EDITS, MIRROR, PRINCIPAL, SYNC, find_caller
 from chatgpt_rest.errors import BadRequest, MirrorError, NotFetched
 from chatgpt_rest.mirror import Conversations, ListQuery, Rendered, Standing
 from chatgpt_rest.mirror.conversations import Choice
 
+_RESERVED: Final = frozenset({"all", "new"})  # words of our own paths
 _LARGEST_LIMIT: Final = 10_000
 _LARGEST_OFFSET: Final = 2**31
 
@@ -61,7 +63,7 @@ async def edit(request: web.Request) -> web.Response:
         raise BadRequest("title or is_archived is required")
     conversations = request[MIRROR].conversations
     if await conversations.standing(conversation_id) is Standing.UNKNOWN:
-        await request.app[SYNC].fetch(request[MIRROR], conversation_id, find_caller(request))
+        await request.app[SYNC].fetch(request[MIRROR], conversation_id, find_caller(request), unless_here=True)
     await request.app[EDITS].edit(
         request[MIRROR], conversation_id, title=title, is_archived=is_archived, find_caller=find_caller(request)
     )
@@ -84,7 +86,7 @@ async def delete_all(request: web.Request) -> web.Response:
 def conversation_id_of(request: web.Request) -> str:
     """The id in the path, checked on its decoded value: what is pasted into an upstream path must not leave it."""
     value = request.match_info["id"]
-    if not is_id(value):
+    if not is_id(value) or value in _RESERVED or value.startswith(KEY_PREFIX):
         raise BadRequest("this is no id of a conversation")
     return value
 
@@ -96,7 +98,7 @@ async def _read(request: web.Request, render: Callable[[Conversations, str], Awa
     try:
         rendered = await render(mirror.conversations, conversation_id)
     except NotFetched:
-        await request.app[SYNC].fetch(mirror, conversation_id, find_caller(request))
+        await request.app[SYNC].fetch(mirror, conversation_id, find_caller(request), unless_here=True)
         rendered = await render(mirror.conversations, conversation_id)
     return rendered_response(request, rendered)
 

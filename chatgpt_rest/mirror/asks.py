@@ -68,6 +68,15 @@ class Asks:
             )
         return next((_record(row) for row in rows), None)
 
+    async def is_under_way(self, conversation_id: str) -> bool:
+        """Whether an answer is being written in this conversation, by this very process."""
+        async with self._database.read() as connection:
+            rows = await connection.execute_fetchall(
+                "select 1 from ask where account = ? and conversation = ? and state = 'asked'",
+                (self.account, conversation_id),
+            )
+        return bool(list(rows))
+
     async def begin(
         self,
         ask_id: str,
@@ -129,7 +138,7 @@ class Asks:
     ) -> AskRecord:
         """Write down how it ended, with the last of what came, in one transaction. Answers the record as it is now."""
         async with changing(self._database, self._cache, self.account) as connection:
-            if conversation_id is not None:
+            if conversation_id is not None or nodes:
                 await self._grow(connection, ask_id, nodes, conversation_id=conversation_id, title=title)
             if state is AskState.REFUSED:
                 await self._take_back(connection, ask_id)
@@ -142,6 +151,7 @@ class Asks:
                     """,
                     (self.account, self.account, ask_id),
                 )
+            answer = chatgpt_json.answer_end(nodes)
             await connection.execute(
                 """
                 update ask set state = :state,
@@ -151,7 +161,7 @@ class Asks:
                 """,
                 {
                     "state": state.value,
-                    "answer": nodes[-1].id if nodes else None,
+                    "answer": None if answer is None else answer.id,
                     "account": self.account,
                     "id": ask_id,
                 },
@@ -176,20 +186,23 @@ class Asks:
         ask_id: str,
         nodes: Sequence[Node],
         *,
-        conversation_id: str,
+        conversation_id: str | None,
         title: str | None,
     ) -> None:
         record = await self._record(connection, ask_id)
+        draft = await self._draft(connection, record.conversation)
+        if draft is None or conversation_id is None:
+            # What is asked in a conversation stays in it, whatever name upstream gives it in its answer; and a draft
+            # that upstream gives none stays one.
+            conversation_id = record.conversation
         mine = before = await trees.load(connection, self.account, conversation_id)
-        if record.conversation != conversation_id:
-            draft = await trees.load(connection, self.account, record.conversation)
-            await trees.remove(connection, self.account, record.conversation)
+        if draft is not None and draft.id != conversation_id:
+            await trees.remove(connection, self.account, draft.id)
             await connection.execute(
                 "update ask set conversation = ? where account = ? and id = ?", (conversation_id, self.account, ask_id)
             )
-            if draft is not None:
-                # Its update time is this machine's, and nothing of upstream's may look old beside it.
-                mine = merge(mine, replace(draft, id=conversation_id, update_time=None), source=Source.ASK)
+            # Its update time is this machine's, and nothing of upstream's may look old beside it.
+            mine = merge(mine, replace(draft, id=conversation_id, update_time=None), source=Source.ASK)
         if mine is None:  # deleted and purged while the answer was under way
             return
         confirmed = [
@@ -201,7 +214,14 @@ class Asks:
         update_time = max((time for time in (newest, mine.update_time) if time is not None), default=self._clock.now())
         fragment = _fragment(mine, [*confirmed, *nodes], update_time=update_time)
         after = merge(mine, replace(fragment, title=title), source=Source.ASK)
-        await trees.store(connection, self.account, before, after, has_content=before is None)
+        # What began as a draft is whole; of another conversation there may be more than was fetched.
+        await trees.store(connection, self.account, before, after, has_content=draft is not None)
+
+    async def _draft(self, connection: aiosqlite.Connection, conversation_id: str) -> Conversation | None:
+        rows = await connection.execute_fetchall(
+            "select 1 from conversation where account = ? and id = ? and is_local = 1", (self.account, conversation_id)
+        )
+        return await trees.load(connection, self.account, conversation_id) if list(rows) else None
 
     async def _take_back(self, connection: aiosqlite.Connection, ask_id: str) -> None:
         record = await self._record(connection, ask_id)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
@@ -70,8 +71,11 @@ class ListQuery:
 class Conversations:
     """The conversations of one account. Every query binds it: none can see another's."""
 
-    def __init__(self, database: Database, cache: RenderedCache, clock: Clock, account: str) -> None:
+    def __init__(
+        self, database: Database, cache: RenderedCache, clock: Clock, account: str, *, deletions: Counter[str]
+    ) -> None:
         self.account = account
+        self._deletions = deletions
         self._database = database
         self._cache = cache
         self._clock = clock
@@ -119,11 +123,12 @@ class Conversations:
         """The conversation in ChatGPT's own shape. Raises NotFetched where its content is not here."""
         return await self._rendered("whole", conversation_id, chatgpt_json.whole)
 
-    async def get(self, conversation_id: str) -> Conversation:
+    async def get(self, conversation_id: str, *, even_if_deleted: bool = False) -> Conversation:
         """The conversation with its tree, as far as it is here. Raises NotFound where it is unknown or deleted."""
         async with self._database.read() as connection:
-            tree, standing = await self._look_up(connection, conversation_id)
-        if tree is None or standing is Standing.DELETED:
+            standing = await self._standing(connection, conversation_id)
+            tree = await trees.load(connection, self.account, conversation_id)
+        if tree is None or (standing is Standing.DELETED and not even_if_deleted):
             raise NotFound("conversation")
         return tree
 
@@ -135,6 +140,12 @@ class Conversations:
     async def needs_no_upstream(self, conversation_id: str) -> bool:
         """Whether deleting this conversation is a matter of the mirror alone."""
         return await self.standing(conversation_id) in {Standing.LOCAL, Standing.DELETED}
+
+    async def was_listed(self) -> bool:
+        """Whether upstream's list was ever read."""
+        async with self._database.read() as connection:
+            listed_at, _ = await self._list_state(connection)
+        return listed_at is not None
 
     async def pending_titles(self) -> list[tuple[str, str]]:
         """`(conversation, title)` of what was named here and not pushed upstream yet."""
@@ -151,9 +162,18 @@ class Conversations:
 
     # ---------------------------------------------------------------------------------------------------- writing
 
-    async def save_page(self, page: ListPage, *, offset: int) -> None:
-        """Take in a page of upstream's list. What was deleted here stays deleted, whatever the list says."""
+    @property
+    def deletions(self) -> int:
+        """How often everything was deleted: what was asked for before the last time may no longer be taken in."""
+        return self._deletions[self.account]
+
+    async def save_page(self, page: ListPage, *, offset: int, since: int | None = None) -> None:
+        """Take in a page of upstream's list, asked for when `deletions` was `since`. What was deleted here stays
+        deleted, whatever the list says.
+        """
         async with self._changing() as connection:
+            if since not in {None, self.deletions}:
+                return
             for theirs in page.items:
                 await self._save_listed(connection, theirs)
             now = self._clock.now()
@@ -166,11 +186,13 @@ class Conversations:
                 {"account": self.account, "offset": offset, "now": now, "is_last": page.is_last},
             )
 
-    async def save_whole(self, theirs: Conversation) -> None:
-        """Take in a conversation as upstream shows it now. One that was deleted here stays so."""
+    async def save_whole(self, theirs: Conversation, *, since: int | None = None) -> None:
+        """Take in a conversation as upstream shows it now, asked for when `deletions` was `since`. One that was deleted
+        here stays so.
+        """
         async with self._changing(theirs.id) as connection:
             before, standing = await self._look_up(connection, theirs.id)
-            if standing is Standing.DELETED:
+            if standing is Standing.DELETED or since not in {None, self.deletions}:
                 return
             mine = before
             for draft in await self._drafts_of(connection, theirs):
@@ -244,6 +266,7 @@ class Conversations:
     async def bury_all(self) -> None:
         """Delete every conversation here."""
         async with self._changing() as connection:
+            self._deletions[self.account] += 1
             await connection.execute(
                 "update conversation set deleted_at = ? where account = ? and deleted_at is null",
                 (self._clock.now(), self.account),

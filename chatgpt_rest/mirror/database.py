@@ -14,18 +14,20 @@ import fcntl
 import os
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Final
 
 import aiosqlite
 
 from chatgpt_rest.errors import StartError, StorageFailed
-from chatgpt_rest.mirror.migrations import migrate
+from chatgpt_rest.mirror.migrations import migrate, pending_migrations
 
 READERS: Final = 3
 """Read-only connections: a search in one does not hold up a look-up in another."""
 
+_MAGIC: Final = b"SQLite format 3\0"
+_HEADER: Final = b"SQLite format 3\0"
 _OLDEST_SQLITE: Final = (3, 37, 0)  # STRICT tables
 
 
@@ -83,12 +85,12 @@ async def open_database(path: Path, migrations: Path) -> AsyncIterator[Database]
     async with AsyncExitStack() as stack:
         stack.enter_context(_lock(path))
         with _start_faults(path):
-            # Made here, so that it is never readable by others, not even for the moment before a chmod.
-            os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+            _check_header(path)
             writer = await stack.enter_async_context(aiosqlite.connect(path, isolation_level=None))
+            pending = await pending_migrations(writer, path, migrations)
             for pragma in ("journal_mode = wal", "synchronous = full", "trusted_schema = off"):
                 await writer.execute(f"pragma {pragma}")
-            await migrate(writer, path, migrations)
+            await migrate(writer, path, pending)
             address = f"{path.as_uri()}?mode=ro"
             readers = [
                 await stack.enter_async_context(aiosqlite.connect(address, uri=True, isolation_level=None))
@@ -99,30 +101,51 @@ async def open_database(path: Path, migrations: Path) -> AsyncIterator[Database]
 
 @contextmanager
 def _lock(path: Path) -> Iterator[None]:
-    """Hold the file beside the database that says which process it belongs to. The kernel lets go of it at any
-    death.
+    """Hold the file beside the database that says which process it belongs to, and the database file itself: the first
+    can be deleted by a tidy person. The kernel lets go of both at any death.
     """
     file = path.with_name(path.name + ".lock")
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(file, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise StartError(f"{file}: {error.strerror}; name another place with [mirror] path") from error
-    try:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # Made here, the database too, so that they are never readable by others, not even for a moment.
+            name_plate = _held(file, stack, path)
+            _held(path, stack, path)
+            os.ftruncate(name_plate, 0)
+            os.pwrite(name_plate, f"{os.getpid()}\n".encode(), 0)
         except OSError as error:
-            if error.errno not in {errno.EWOULDBLOCK, errno.EACCES}:
-                raise StartError(f"{file}: this file system cannot lock it: {error.strerror}") from error
-            holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
-            raise StartError(
-                f"{path} is in use by process {holder}; stop that one, or let it do the work", code="locked"
-            ) from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+            raise StartError(f"{file}: {error.strerror}; name another place with [mirror] path") from error
         yield
-    finally:
-        os.close(descriptor)
+
+
+def _held(file: Path, stack: ExitStack, path: Path) -> int:
+    """The descriptor of `file`, locked until the stack is left."""
+    descriptor = os.open(file, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    stack.callback(os.close, descriptor)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in {errno.EWOULDBLOCK, errno.EACCES}:
+            raise StartError(f"{file}: this file system cannot lock it: {error.strerror}") from error
+        raise StartError(
+            f"{path} is in use by process {_holder(path)}; stop that one, or let it do the work", code="locked"
+        ) from None
+    return descriptor
+
+
+def _holder(path: Path) -> str:
+    try:
+        return path.with_name(path.name + ".lock").read_text(encoding="ascii").strip() or "unknown"
+    except (OSError, UnicodeDecodeError):
+        return "unknown"
+
+
+def _check_header(path: Path) -> None:
+    """SQLite itself takes a file of a few bytes for an empty database, and writes over it."""
+    with path.open("rb") as file:
+        header = file.read(len(_HEADER))
+    if header not in {b"", _HEADER}:
+        raise StartError(f"{path} is no database; name another place with [mirror] path")
 
 
 @contextmanager
@@ -144,6 +167,10 @@ def _storage_faults() -> Iterator[None]:
         name = getattr(error, "sqlite_errorname", "")
         if name == "SQLITE_FULL":
             raise StorageFailed("the disk that holds the mirror is full", code="storage_full") from error
-        if name.startswith(("SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_CANTOPEN")):
+        if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+            raise StorageFailed("another program holds the mirror's database; let it finish") from error
+        if name.startswith(
+            ("SQLITE_NOMEM", "SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_CANTOPEN")
+        ):
             raise StorageFailed(f"the mirror cannot be read or written ({name})") from error
         raise

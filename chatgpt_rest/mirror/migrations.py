@@ -21,13 +21,15 @@ from chatgpt_rest.errors import StartError
 APPLICATION_ID: Final = 0x43475254
 """`CGRT`, in the header of every mirror: another program's database is recognised before anything is written to it."""
 
-_NAME: Final = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
+_NAME: Final = re.compile(r"[0-9]{4}_[a-z0-9_]+\.sql")
 
 log = logging.getLogger(__name__)
 
 
-async def migrate(connection: aiosqlite.Connection, path: Path, folder: Path) -> None:
-    """Apply what is missing. Raises StartError where the database is newer than this program, or not ours."""
+async def pending_migrations(connection: aiosqlite.Connection, path: Path, folder: Path) -> list[Path]:
+    """What is still to be applied, in order. Only reads, so that what is not ours stays untouched: raises StartError
+    where the database is newer than this program, or another program's.
+    """
     files = migration_files(folder)
     version = await _pragma(connection, "user_version")
     is_empty = await _pragma(connection, "schema_version") == 0
@@ -38,19 +40,22 @@ async def migrate(connection: aiosqlite.Connection, path: Path, folder: Path) ->
             f"{path} was written by a newer version (schema {version}, this program knows {len(files)}); "
             "install that version, or restore a backup"
         )
-    pending = files[version:]
-    if pending and not is_empty:
+    return files[version:]
+
+
+async def migrate(connection: aiosqlite.Connection, path: Path, pending: list[Path]) -> None:
+    """Apply what is pending, each file in one transaction; a copy of a mirror that holds something is made first."""
+    if pending and _number(pending[0]) > 1:
         await _back_up(connection, path.with_name(f"{path.name}.before-{pending[0].name[:4]}"))
-    for number, file in enumerate(pending, start=version + 1):
-        await _apply(connection, file, number)
+    for file in pending:
+        await _apply(connection, file)
 
 
 def migration_files(folder: Path) -> list[Path]:
     """The migrations in order. Raises StartError where one is missing or misnamed: a gap would never be filled."""
     files = sorted(folder.glob("*.sql"))
     for number, file in enumerate(files, start=1):
-        match = _NAME.fullmatch(file.name)
-        if match is None or int(match[1]) != number:
+        if _NAME.fullmatch(file.name) is None or _number(file) != number:
             raise StartError(f"{file}: migrations are named 0001_what.sql, 0002_what.sql, …, with none left out")
     if not files:
         raise StartError(f"{folder}: there are no migrations; the installation is incomplete")
@@ -60,8 +65,8 @@ def migration_files(folder: Path) -> list[Path]:
 def statements(script: str) -> Iterator[str]:
     """The statements of a script one by one. `executescript` would commit what is open before it runs."""
     pending = ""
-    for line in script.splitlines(keepends=True):
-        pending += line
+    for piece in re.split(r"(?<=;)", script):
+        pending += piece
         if sqlite3.complete_statement(pending):
             yield pending
             pending = ""
@@ -69,14 +74,18 @@ def statements(script: str) -> Iterator[str]:
         raise StartError(f"a migration ends in mid-statement: {pending.strip()[:60]}")
 
 
-async def _apply(connection: aiosqlite.Connection, file: Path, number: int) -> None:
+def _number(file: Path) -> int:
+    return int(file.name[:4])
+
+
+async def _apply(connection: aiosqlite.Connection, file: Path) -> None:
     script = file.read_text(encoding="utf-8")  # noqa: ASYNC240 - before the loop serves anyone
     await connection.execute("begin immediate")
     try:
         for statement in statements(script):
             await connection.execute(statement)
         await connection.execute(f"pragma application_id = {APPLICATION_ID}")
-        await connection.execute(f"pragma user_version = {number}")
+        await connection.execute(f"pragma user_version = {_number(file)}")
         await connection.commit()
     except BaseException:
         await connection.rollback()

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
 from chatgpt_rest.clock import Clock
-from chatgpt_rest.errors import StartError
+from chatgpt_rest.errors import StartError, StorageFailed
 from chatgpt_rest.mirror.accounts import Accounts
 from chatgpt_rest.mirror.asks import Asks, recover
 from chatgpt_rest.mirror.conversations import Conversations
@@ -32,9 +33,11 @@ log = logging.getLogger(__name__)
 class AccountMirror:
     """Everything the mirror holds of one account. Handlers get no other: a query cannot forget whose it is."""
 
-    def __init__(self, database: Database, cache: RenderedCache, clock: Clock, account: str) -> None:
+    def __init__(
+        self, database: Database, cache: RenderedCache, clock: Clock, account: str, *, deletions: Counter[str]
+    ) -> None:
         self.account = account
-        self.conversations = Conversations(database, cache, clock, account)
+        self.conversations = Conversations(database, cache, clock, account, deletions=deletions)
         self.asks = Asks(database, cache, clock, account)
 
 
@@ -48,6 +51,7 @@ class Mirror:
         self._database = database
         self._clock = clock
         self._cache = RenderedCache(size_bytes=cache_bytes)
+        self._deletions: Counter[str] = Counter()
 
     async def ping(self) -> None:
         """Read something. Raises StorageFailed where the file cannot be read any more."""
@@ -62,7 +66,7 @@ class Mirror:
 
     def of(self, account: str) -> AccountMirror:
         """The mirror bound to one account."""
-        return AccountMirror(self._database, self._cache, self._clock, account)
+        return AccountMirror(self._database, self._cache, self._clock, account, deletions=self._deletions)
 
 
 @asynccontextmanager
@@ -86,9 +90,12 @@ async def open_mirror(
             checks=checks_per_hour,
             longest_attempt_seconds=longest_attempt_seconds,
         )
-        await requests.resume()
-        async with database.write() as connection:
-            interrupted = await recover(connection)
+        try:
+            await requests.resume()
+            async with database.write() as connection:
+                interrupted = await recover(connection)
+        except StorageFailed as error:
+            raise StartError(f"{path}: {error.text}") from error
         if interrupted:
             log.warning("an earlier process ended in mid-answer asks=%d", interrupted)
         yield Mirror(database, clock, requests, cache_bytes=cache_bytes)

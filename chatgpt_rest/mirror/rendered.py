@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from typing import Final
 
 import aiosqlite
 
@@ -28,6 +29,9 @@ class Rendered:
         object.__setattr__(self, "etag", f'W/"{blake2b(self.body, digest_size=12).hexdigest()}"')
 
 
+_ENTRY_BYTES: Final = 1024  # what an entry costs beside its body, roughly: empty answers are not free
+
+
 class RenderedCache:
     """The most recently used answers, up to `size_bytes` of them.
 
@@ -39,6 +43,7 @@ class RenderedCache:
         self._size_bytes = size_bytes
         self._held_bytes = 0
         self._entries: OrderedDict[tuple[str, ...], Rendered] = OrderedDict()
+        self._keys: defaultdict[str, set[tuple[str, ...]]] = defaultdict(set)  # by account
         self._generations: Counter[str] = Counter()
 
     def generation(self, account: str) -> int:
@@ -57,7 +62,8 @@ class RenderedCache:
         if self._generations[key[0]] == generation and len(rendered.body) <= self._size_bytes // 4:
             self._remove(key)
             self._entries[key] = rendered
-            self._held_bytes += len(rendered.body)
+            self._keys[key[0]].add(key)
+            self._held_bytes += len(rendered.body) + _ENTRY_BYTES
             while self._held_bytes > self._size_bytes:
                 self._remove(next(iter(self._entries)))
         return rendered
@@ -65,14 +71,15 @@ class RenderedCache:
     def drop(self, account: str, *conversations: str) -> None:
         """These conversations of the account changed, and so did every list of it. With none named, all of it did."""
         self._generations[account] += 1
-        for key in [key for key in self._entries if key[0] == account]:
+        for key in list(self._keys[account]):
             if key[1] == "list" or not conversations or key[2] in conversations:
                 self._remove(key)
 
     def _remove(self, key: tuple[str, ...]) -> None:
         removed = self._entries.pop(key, None)
         if removed is not None:
-            self._held_bytes -= len(removed.body)
+            self._keys[key[0]].discard(key)
+            self._held_bytes -= len(removed.body) + _ENTRY_BYTES
 
 
 @asynccontextmanager

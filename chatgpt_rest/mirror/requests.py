@@ -7,20 +7,22 @@ no restart or crash gives one back.
 
 from __future__ import annotations
 
+import json
 import logging
 from dataclasses import dataclass
 from typing import Final
 from uuid import uuid4
 
 from chatgpt_rest.budget import WINDOW, Budget, budget
-from chatgpt_rest.clock import SECOND, Clock
+from chatgpt_rest.clock import DAY, SECOND, Clock
 from chatgpt_rest.errors import BudgetSpent, UpstreamLimit
 from chatgpt_rest.mirror.database import Database
 
 NOBODY: Final = ""
 """The account of a request whose token upstream refused."""
 
-_JUMP: Final = 2 * SECOND  # less than this between two clocks is their drift, not a jump
+_JUMP: Final = 2 * SECOND  # less than this is corrected without a word: clocks drift
+_LONGEST_BLOCK: Final = 7 * DAY  # no limit of upstream's lasts longer; one that seems to was set by a wrong clock
 
 log = logging.getLogger(__name__)
 
@@ -53,23 +55,29 @@ class RequestLog:
     async def resume(self) -> None:
         """Bring the log of earlier processes into this process's time; to be called once, before the first take.
 
-        In the same boot the machine's own uptime tells how far the wall clock was moved meanwhile, forth or back, and
-        the log moves with it. Otherwise rows that lie in the future count as taken now.
+        A wall clock that was set forward meanwhile would make the log look older than it is and grant its tokens early.
+        In the same boot the machine's uptime tells by how much, and the log moves with it. A clock that was set back
+        is met the cautious way, in any boot: rows that lie in the future count as taken now.
         """
         now, boot = self._clock.now(), self._clock.boot()
         async with self._database.write() as connection:
             rows = await connection.execute_fetchall("select boot_id, elapsed, wall from clock_reading where id = 1")
             for boot_id, elapsed, wall in rows:
-                if boot is None or boot.boot_id != boot_id:
+                if boot is None or boot.boot_id != boot_id or boot.elapsed < elapsed:
                     continue
-                jump = (now - wall) - (boot.elapsed - elapsed)
-                if abs(jump) >= _JUMP:
-                    log.warning("the wall clock was moved seconds=%d", jump // SECOND)
-                    await connection.execute(
-                        "update upstream_request set taken_at = taken_at + ?, arrived_by = arrived_by + ?", (jump, jump)
-                    )
-                    await connection.execute("update account set blocked_until = blocked_until + ?", (jump,))
-                    await connection.execute("update model_block set blocked_until = blocked_until + ?", (jump,))
+                jump = max(0, (now - wall) - (boot.elapsed - elapsed))
+                if jump >= _JUMP:
+                    log.warning("the wall clock was set forward seconds=%d", jump // SECOND)
+                # What is older than an hour by the new clock too counts no more, and stays the audit trail that it is.
+                await connection.execute(
+                    """
+                    update upstream_request set taken_at = taken_at + :jump, arrived_by = arrived_by + :jump
+                    where arrived_by + :jump > :now - :window
+                    """,
+                    {"jump": jump, "now": now, "window": WINDOW},
+                )
+                await connection.execute("update account set blocked_until = blocked_until + ?", (jump,))
+                await connection.execute("update model_block set blocked_until = blocked_until + ?", (jump,))
             await connection.execute(
                 """
                 update upstream_request
@@ -79,6 +87,9 @@ class RequestLog:
                 """,
                 {"now": now, "longest_attempt": self._longest_attempt},
             )
+            latest = now + _LONGEST_BLOCK
+            await connection.execute("update account set blocked_until = min(blocked_until, ?)", (latest,))
+            await connection.execute("update model_block set blocked_until = min(blocked_until, ?)", (latest,))
             if boot is not None:
                 await connection.execute(
                     "insert or replace into clock_reading (id, boot_id, elapsed, wall) values (1, ?, ?, ?)",
@@ -88,7 +99,8 @@ class RequestLog:
     async def take(
         self, account: str, method: str, path: str, *, leave: int = 0, is_check: bool = False
     ) -> LoggedRequest:
-        """Take one token, if more than `leave` are there. Raises BudgetSpent, and then nothing may leave.
+        """Take one token, if more than `leave` are there. Raises BudgetSpent or, while upstream's own limit holds,
+        UpstreamLimit, and then nothing may leave.
 
         A check of an unknown token is counted twice: in the account that the token claims, and in the small budget of
         all checks together, so that a stranger's forgeries cannot spend what belongs to people.
@@ -105,8 +117,12 @@ class RequestLog:
                 ) < :capacity
                 and not exists (select 1 from account where account = :account and blocked_until > :now)
                 and (
-                    not :is_check or (select count(*) from upstream_request where is_check = 1 and arrived_by > :now -
-                    :window) < :checks ) returning id
+                    not :is_check
+                    or (
+                        select count(*) from upstream_request where is_check = 1 and arrived_by > :now - :window
+                    ) < :checks
+                )
+                returning id
                 """,
                 {
                     "account": account,
@@ -117,13 +133,14 @@ class RequestLog:
                     "path": path,
                     "is_check": is_check,
                     "window": WINDOW,
-                    "capacity": self.capacity - leave,
+                    "capacity": max(1, self.capacity - leave),
                     "checks": self._checks,
                 },
             )
         if not list(rows):
-            state = await (self.checks() if is_check and await self.has_left(account) else self.budget(account))
-            raise BudgetSpent(retry_after_seconds=state.wait_seconds)
+            if is_check and await self.has_left(account):
+                raise BudgetSpent(retry_after_seconds=(await self.checks()).wait_seconds)
+            raise await self.refusal(account, leave=leave)
         return request
 
     async def arrived(self, request_id: str, account: str, *, outcome: str) -> None:
@@ -143,8 +160,8 @@ class RequestLog:
                 (NOBODY, request.account, request.id),
             )
 
-    async def budget(self, account: str) -> Budget:
-        """The bucket of an account as it is now."""
+    async def budget(self, account: str, *, leave: int = 0) -> Budget:
+        """The bucket of an account as it is now, for one who leaves so many tokens to others."""
         now = self._clock.now()
         async with self._database.read() as connection:
             rows = await connection.execute_fetchall(
@@ -154,7 +171,8 @@ class RequestLog:
                 "select blocked_until from account where account = ?", (account,)
             )
         blocked_until = next((int(block[0]) for block in blocks if block[0] is not None), None)
-        return budget((row[0] for row in rows), capacity=self.capacity, now=now, blocked_until=blocked_until)
+        capacity = max(1, self.capacity - leave)
+        return budget((row[0] for row in rows), capacity=capacity, now=now, blocked_until=blocked_until)
 
     async def checks(self) -> Budget:
         """The bucket from which first checks of unknown tokens are taken."""
@@ -169,13 +187,30 @@ class RequestLog:
         """Whether a request of this account could leave now."""
         return (await self.budget(account)).remaining > 0
 
-    async def block(self, account: str, *, seconds: float) -> None:
-        """Upstream's own hourly limit holds this account back for so long."""
+    async def refusal(self, account: str, *, leave: int = 0) -> BudgetSpent | UpstreamLimit:
+        """Why nothing may leave for this account now: upstream's own limit, in its words, or the bucket is empty."""
+        state = await self.budget(account, leave=leave)
+        if not state.is_blocked:
+            return BudgetSpent(retry_after_seconds=state.wait_seconds)
+        async with self._database.read() as connection:
+            rows = await connection.execute_fetchall("select blocked_body from account where account = ?", (account,))
+        body = next((row[0] for row in rows), None)
+        return UpstreamLimit(
+            "ChatGPT's own limit is reached",
+            retry_after_seconds=state.wait_seconds,
+            body=None if body is None else json.loads(body),
+        )
+
+    async def block(self, account: str, *, seconds: float, body: bytes | None = None) -> None:
+        """Upstream's own hourly limit holds this account back for so long; `body` is the JSON it said that with."""
         until = self._clock.now() + int(seconds * SECOND)
         async with self._database.write() as connection:
             await connection.execute(
-                "update account set blocked_until = max(coalesce(blocked_until, 0), ?) where account = ?",
-                (until, account),
+                """
+                update account set blocked_until = max(coalesce(blocked_until, 0), ?), blocked_body = ?
+                where account = ?
+                """,
+                (until, body, account),
             )
 
     async def block_model(self, account: str, model: str, *, seconds: float) -> None:

@@ -101,7 +101,7 @@ async def remove(connection: aiosqlite.Connection, account: str, conversation_id
 
 def printable(text: str | None) -> str | None:
     """`text` as SQLite can hold it: a lone surrogate, which is no character, becomes U+FFFD. The raw JSON keeps it."""
-    return None if text is None else text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+    return None if text is None else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 async def _load_nodes(connection: aiosqlite.Connection, account: str, conversation_id: str) -> Mapping[str, Node]:

@@ -12,10 +12,12 @@ import math
 from collections.abc import Iterator
 from typing import Final
 
+from chatgpt_rest.chatgpt_json import is_too_deep
 from chatgpt_rest.errors import UpstreamBroken
 from chatgpt_rest.upstream.limits import LARGEST_STREAM_BYTES, LONGEST_LINE_BYTES, MIB
 
 _LARGEST_STRAY_BYTES: Final = MIB
+_DEEPEST_UNCOUNTED: Final = 100  # brackets: an event with fewer cannot be nested deeper
 _FIELDS: Final = (b"id:", b"retry:", b":")
 
 
@@ -118,4 +120,7 @@ _DECODER: Final = json.JSONDecoder(parse_float=_finite, parse_constant=lambda _:
 
 def _decoded(data: bytes) -> object:
     # A byte that is no UTF-8 costs one character, not the event.
-    return _DECODER.decode(data.decode("utf-8", "replace"))
+    event = _DECODER.decode(data.decode("utf-8", "replace"))
+    if data.count(b"[") + data.count(b"{") > _DEEPEST_UNCOUNTED and is_too_deep(event):
+        raise ValueError
+    return event

@@ -48,7 +48,8 @@ FindCaller = Callable[[], Awaitable[Caller]]
 
 
 class Answer(Protocol):
-    """An answer as it comes. Iterating gives the text so far, each time longer; the rest is a snapshot of what has
+    """An answer as it comes. Iterating gives the text so far, each time longer
+    (from the beginning again where the assistant starts another message); the rest is a snapshot of what has
     come.
     """
 

@@ -35,8 +35,8 @@ LONGEST_LIMIT_SECONDS: Final = 7 * 24 * 3600
 """Caps of some models clear after a week. What claims to hold for longer is taken for a mistake."""
 
 _REFUSES_PROGRAMS: Final = (
-    "upstream's bot check turned this program away. Reading and search go on from the mirror; to ask, set [upstream] "
-    'base_url to a compatible backend, or, in a later version, [upstream] kind = "openai" with an OpenAI API key'
+    "upstream's bot check turned this program away. Reading goes on from the mirror; to ask, set [upstream] base_url "
+    "to a compatible backend"
 )
 _UNUSUAL: Final = re.compile(r"unusual activity", re.IGNORECASE)
 _ONE_AT_A_TIME: Final = re.compile(r"only one message at a time", re.IGNORECASE)

@@ -98,7 +98,7 @@ class MeteredTransport(httpx.AsyncBaseTransport):
             raise
         try:
             await _to_the_end(_report(receipt, response.status_code))
-        except asyncio.CancelledError:
+        except BaseException:
             await response.aclose()
             raise
         return response

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,16 @@ from chatgpt_rest.upstream.simulated import SimulatedChatGPT
 from tests.house import Answered, Client, House, ManualClock, open_house
 
 
+async def key_client(house: House) -> Client:
+    """A client with an API key of Alice's account, whose list was never read."""
+    account, (key, digest) = house.chatgpt.alice.user_id, house.auth.create_key()
+    await house.mirror.accounts.accept(account, b"of some earlier token", email=None, expires_at=2**62)
+    await house.mirror.accounts.create_key(account, digest, name="test")
+    return house.client.as_(key.reveal())
+
+
 def titles(answer: Answered) -> list[str]:
+    """The titles of a list, in its order."""
     return [entry["title"] for entry in answer.json]
 
 
@@ -36,17 +47,34 @@ async def test_a_whole_list_does_not_say_that_it_is_not(client: Client, chatgpt:
     assert "X-Mirror-Complete" not in listed.headers
 
 
-async def test_a_key_s_first_list_fetches_a_page(house: House, tmp_path: Path, base_url: str) -> None:
-    """With an API key the first list of an account fetches one page, with the account's token."""
-    house.chatgpt.alice.many(3)
-    key, digest = house.auth.create_key()
-    account = house.chatgpt.alice.user_id
-    await house.mirror.accounts.add_key(account, "test", digest)
-    await house.auth.adopt(model_secret(house.client))
-    seen = house.chatgpt.received()
-    listed = await house.client.as_(key.reveal()).get("/conversations")
+async def test_a_key_s_first_list_costs_one_page_too(
+    tmp_path: Path, chatgpt: SimulatedChatGPT, base_url: str, clock: ManualClock
+) -> None:
+    """With an API key the first list goes with the configured token, whose check brings the page."""
+    chatgpt.alice.many(3)
+    async with open_house(tmp_path, chatgpt, base_url, clock, upstream__access_token=chatgpt.alice.token()) as house:
+        listed = await (await key_client(house)).get("/conversations")
     assert len(listed.json) == 3
-    assert house.chatgpt.received() == seen == 1
+    assert chatgpt.received() == 1
+
+
+async def test_a_key_reads_what_is_here(house: House) -> None:
+    """With an API key and no token to ask with, the list is what the mirror holds, and says that it is not whole."""
+    listed = await (await key_client(house)).get("/conversations")
+    assert (listed.status, listed.json, listed.headers["X-Mirror-Complete"]) == (200, [], "false")
+    assert house.chatgpt.received() == 0
+
+
+async def test_a_first_list_that_cannot_be_read_is_no_empty_list(house: House, chatgpt: SimulatedChatGPT) -> None:
+    """With an access token, where the first page does not come, the client hears why."""
+    await house.client.get("/conversations")
+    with closing(sqlite3.connect(house.mirror.path)) as connection:  # as after a crash between token and page
+        connection.execute("update account set listed_at = null")
+        connection.commit()
+    await house.mirror.of(chatgpt.alice.user_id).conversations.bury("c0ffee")  # and so nothing rendered is believed
+    chatgpt.fault("conversations", error="server_error")
+    refused = await house.client.get("/conversations")
+    assert (refused.status, refused.json["code"]) == (502, "upstream_broken")
 
 
 async def test_no_parameter_lists_all_newest_first(client: Client, chatgpt: SimulatedChatGPT) -> None:

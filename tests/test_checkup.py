@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What `server.py check` finds: right, wrong, and soon to be wrong."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from chatgpt_rest.checkup import Finding, checkup
+from chatgpt_rest.clock import DAY, SECOND
+from chatgpt_rest.config import Config
+from chatgpt_rest.control import control_over, serve_control
+from chatgpt_rest.model import Secret
+from chatgpt_rest.upstream.simulated import SimulatedChatGPT
+from tests.house import House, ManualClock, make_config, open_house
+
+WEEK_SECONDS = 7 * DAY / SECOND
+
+
+@pytest.fixture
+def config(tmp_path: Path, base_url: str) -> Config:
+    """A mirror that does not exist yet, and a ChatGPT that can be reached."""
+    return make_config(tmp_path, base_url)
+
+
+@pytest.fixture
+async def account(tmp_path: Path, chatgpt: SimulatedChatGPT, base_url: str, clock: ManualClock) -> str:
+    """The mirror holds an account whose token is valid for ten days; no server runs."""
+    chatgpt.alice.many(3)
+    async with open_house(tmp_path, chatgpt, base_url, clock) as house:
+        await house.auth.adopt(Secret(chatgpt.alice.token()))
+    return chatgpt.alice.user_id
+
+
+def found(findings: list[Finding], about: str) -> Finding:
+    """The one finding that begins so."""
+    (finding,) = [finding for finding in findings if finding.text.startswith(about)]
+    return finding
+
+
+async def test_a_fresh_installation_is_right_but_for_its_accounts(config: Config, clock: ManualClock) -> None:
+    """Nothing is wrong where nothing was done yet, and the next step is told."""
+    findings = await checkup(config, clock)
+    assert {finding.verdict for finding in findings} == {"right", "soon"}
+    assert found(findings, "accounts").remedy == "send a request with an access token"
+    assert "none is running" in found(findings, "server").text
+
+
+async def test_looking_costs_no_request(
+    config: Config, clock: ManualClock, account: str, chatgpt: SimulatedChatGPT
+) -> None:
+    """Whether upstream can be reached is seen from a connection; no request is sent on it."""
+    asked = chatgpt.received()
+    findings = await checkup(config, clock)
+    assert found(findings, "upstream").verdict == "right"
+    assert "50 of 50" not in found(findings, f"account {account}").text
+    assert chatgpt.received() == asked == 1
+
+
+@pytest.mark.parametrize(
+    ("moved", "verdict"),
+    [
+        (0, "right"),
+        (10 * 86400 - WEEK_SECONDS - 60, "right"),
+        (10 * 86400 - WEEK_SECONDS + 60, "soon"),
+        (10 * 86400 - 60, "soon"),
+        (10 * 86400, "wrong"),
+    ],
+    ids=["fresh", "more than a week", "less than a week", "a minute", "over"],
+)
+async def test_a_token_that_ends_is_told_a_week_ahead(
+    config: Config, clock: ManualClock, account: str, moved: float, verdict: str
+) -> None:
+    """Right, then soon, then wrong; and from the week before on, what to do."""
+    clock.move(seconds=moved)
+    finding = found(await checkup(config, clock), f"account {account}")
+    assert finding.verdict == verdict
+    assert ("access token expired" if verdict == "wrong" else "access token until") in finding.text
+    assert "3 conversations" in finding.text
+    assert finding.remedy == ("" if verdict == "right" else "give a new one: server.py token")
+
+
+async def test_an_account_without_a_token_is_told(house: House, chatgpt: SimulatedChatGPT) -> None:
+    """Once upstream refused its only token, the account can just be read, and what to do is told."""
+    await house.client.get("/conversations")
+    chatgpt.fault("conversation", error="bad_token")
+    await house.client.post("/conversations/new", data={"prompt": "?"})
+    async with serve_control(control_over(house.app, house.clock), house.config.control_socket):
+        finding = found(await checkup(house.config, house.clock), "account")
+    assert (finding.verdict, finding.remedy) == ("soon", "give a new one: server.py token")
+    assert "no access token known" in finding.text
+
+
+async def test_the_running_server_is_asked(
+    tmp_path: Path, chatgpt: SimulatedChatGPT, base_url: str, clock: ManualClock
+) -> None:
+    """Where a server runs, what it holds is looked at through its socket."""
+    async with open_house(tmp_path, chatgpt, base_url, clock) as house:
+        await house.client.get("/conversations")
+        async with serve_control(control_over(house.app, clock), house.config.control_socket):
+            findings = await checkup(house.config, clock)
+    assert found(findings, "server: running as process").verdict == "right"
+    assert found(findings, "account").verdict == "right"
+
+
+async def test_a_mirror_in_use_without_a_socket_is_wrong(
+    tmp_path: Path, chatgpt: SimulatedChatGPT, base_url: str, clock: ManualClock
+) -> None:
+    """A process that holds the mirror and cannot be reached is told with its number."""
+    async with open_house(tmp_path, chatgpt, base_url, clock) as house:
+        findings = await checkup(house.config, clock)
+    assert "is in use by process" in found(findings, "mirror").text
+    assert found(findings, "mirror").verdict == "wrong"
+
+
+async def test_an_upstream_that_cannot_be_reached_is_wrong(tmp_path: Path, clock: ManualClock) -> None:
+    """It is named, with the reason and the comfort that reading goes on."""
+    findings = await checkup(make_config(tmp_path, "http://127.0.0.1:9/backend-api/"), clock)
+    finding = found(findings, "upstream")
+    assert (finding.verdict, finding.remedy) == ("wrong", "reading goes on without it")
+    assert "Connect" in finding.text
+
+
+async def test_an_upstream_without_tls_is_wrong_off_this_machine(config: Config, clock: ManualClock) -> None:
+    """Tokens would travel in clear; no connection is made to find out more."""
+    upstream = replace(config.upstream, base_url="http://chatgpt.example/backend-api/")
+    finding = found(await checkup(replace(config, upstream=upstream), clock), "upstream")
+    assert finding.verdict == "wrong"
+    assert "in clear" in finding.text
+
+
+async def test_an_upstream_that_speaks_no_tls_is_wrong(config: Config, clock: ManualClock) -> None:
+    """A server in place of upstream that cannot prove its name is not right."""
+    upstream = replace(config.upstream, base_url=config.upstream.base_url.replace("http:", "https:"))
+    assert found(await checkup(replace(config, upstream=upstream), clock), "upstream").verdict == "wrong"
+
+
+@pytest.mark.parametrize("damage", ["head", "middle"])
+async def test_a_damaged_mirror_is_wrong(config: Config, clock: ManualClock, account: str, damage: str) -> None:
+    """What SQLite finds wrong with the file is a finding, not a crash."""
+    assert account
+    content = bytearray(config.mirror.path.read_bytes())
+    begin = 0 if damage == "head" else 3 * 4096
+    content[begin : begin + 40 * 4096] = b"\xa5" * len(content[begin : begin + 40 * 4096])
+    config.mirror.path.write_bytes(content)
+    findings = await checkup(config, clock)
+    assert any(finding.text.startswith("mirror: ") and finding.verdict == "wrong" for finding in findings)
