@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The door: `python server.py` runs the server, `python server.py --help` lists what else it can do."""
 

@@ -53,6 +53,8 @@ def build_app(
     app[ASKING] = asking
     app[EDITS] = edits
     routes: dict[object, Route] = {route.handler: route for route in API}
+    if len(routes) < len(API):
+        raise ValueError("a handler stands under two routes: the middleware could not tell them apart")
     app[ROUTES] = routes
     for route in API:
         if route.method == "GET":
@@ -86,7 +88,7 @@ async def running(config: Config, *, clock: Clock, upstream: Upstream | None = N
                 answer_timeout_seconds=config.upstream.answer_timeout_seconds,
             )
             stack.push_async_callback(upstream.aclose)
-        auth = build_auth(config, mirror, upstream, clock)
+        auth = await build_auth(config, mirror, upstream, clock)
         stack.push_async_callback(auth.aclose)
         sync = Sync(upstream, clock)
         stack.push_async_callback(sync.aclose)
@@ -103,13 +105,16 @@ async def running(config: Config, *, clock: Clock, upstream: Upstream | None = N
         yield build_app(config, mirror=mirror, auth=auth, sync=sync, asking=asking, edits=edits)
 
 
-def build_auth(config: Config, mirror: Mirror, upstream: Upstream, clock: Clock) -> Auth:
+async def build_auth(config: Config, mirror: Mirror, upstream: Upstream, clock: Clock) -> Auth:
     """Auth over an open mirror, with the key that lies beside it. Raises StartError."""
+    key_file = config.mirror.path.with_name(config.mirror.path.name + ".key")
+    if not key_file.exists() and await mirror.accounts.keys():
+        log.warning("the key file is gone, and with it every API key's worth: make them anew file=%s", key_file)
     return Auth(
         mirror,
         upstream,
         clock,
-        digest_key=read_digest_key(config.mirror.path.with_name(config.mirror.path.name + ".key")),
+        digest_key=read_digest_key(key_file),
         accepts_access_tokens=config.accepts_access_tokens,
         configured=config.access_token,
         configured_file=config.access_token_file,

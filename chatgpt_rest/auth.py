@@ -8,23 +8,19 @@ themselves are kept in memory alone.
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import contextlib
 import hmac
-import json
 import logging
 import os
 import re
 import secrets
 from collections import OrderedDict
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
-from chatgpt_rest import chatgpt_json
-from chatgpt_rest.clock import DAY, HOUR, MINUTE, SECOND, Clock
+from chatgpt_rest.claims import Claims, claims_of
+from chatgpt_rest.clock import DAY, HOUR, MINUTE, Clock
 from chatgpt_rest.errors import (
     BudgetSpent,
     MirrorError,
@@ -32,11 +28,11 @@ from chatgpt_rest.errors import (
     Unauthorized,
     Unavailable,
     UpstreamError,
-    UpstreamLimit,
     UpstreamRefusedToken,
     UpstreamRefusesPrograms,
 )
-from chatgpt_rest.mirror import Credential, LoggedRequest, Mirror
+from chatgpt_rest.gate import AccountGate, CheckGate
+from chatgpt_rest.mirror import Credential, Mirror
 from chatgpt_rest.model import Secret
 from chatgpt_rest.upstream.protocol import Caller, Upstream
 
@@ -46,12 +42,10 @@ KEY_PREFIX: Final = "cgrt_"
 PAGE_SIZE: Final = 100
 """Upstream's own maximum for a page of its list."""
 
-_TOKEN: Final = re.compile(r"[!-~]{1,8192}")
 _CREDENTIAL: Final = re.compile(r"(?:bearer +)?(?!bearer\Z)([!-~]{1,8192})", re.IGNORECASE)
 _REFUSAL_LASTS: Final = 10 * MINUTE
 _OPAQUE_TOKEN_LASTS: Final = 30 * DAY  # a token that tells no expiry is checked anew after this
 _DIGEST_KEY_BYTES: Final = 32
-_LATEST_EXPIRY: Final = 1e11  # seconds: what lies beyond is no date
 _REMEMBERED: Final = 4096  # credentials and refusals held in memory, the oldest forgotten first
 
 _V = TypeVar("_V")
@@ -65,16 +59,6 @@ class Principal:
 
     account: str
     token: Secret | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Claims:
-    """What a token says of itself. Believed only once upstream has accepted the token."""
-
-    user_id: str | None = None
-    email: str | None = None
-    expires_at: int | None = None
-    is_unsigned: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,8 +136,10 @@ class Auth:
 
         What strangers left of the budget of checks does not matter: they could lock the owner out.
         """
-        if _TOKEN.fullmatch(token.reveal()) is None or token.reveal().startswith(KEY_PREFIX):
+        match = _CREDENTIAL.fullmatch(token.reveal())
+        if match is None or match[1].startswith(KEY_PREFIX):
             raise Unauthorized("this is no access token: give what ChatGPT's session endpoint calls accessToken")
+        token = Secret(match[1])
         credential = await self._find(self._digest(token)) or await self._prove(token, is_stranger=False)
         return self._admit(credential, token).account
 
@@ -234,7 +220,11 @@ class Auth:
     # ------------------------------------------------------------------------------------------------- helpers
 
     def _caller(self, account: str, token: Secret, *, leave: int = 0) -> Caller:
-        return Caller(account, token, _AccountGate(self._mirror, self, account, token, leave=leave))
+        async def forget_token() -> None:
+            await self.forget(account, token)
+
+        gate = AccountGate(self._mirror.requests, account, forget_token=forget_token, leave=leave)
+        return Caller(account, token, gate)
 
     async def _find(self, digest: bytes) -> Credential | None:
         """The credential that was accepted and holds still; None where it has to be proved. Raises Unauthorized for
@@ -267,7 +257,7 @@ class Auth:
         if (known := self._known.get(digest)) is not None:
             return known
         now = self._clock.now()
-        claims = _claims(token)
+        claims = claims_of(token)
         if claims.is_unsigned:
             raise Unauthorized("the access token is not signed")
         if claims.expires_at is not None and claims.expires_at <= now:
@@ -284,11 +274,11 @@ class Auth:
         if not check.cancelled():
             check.exception()  # asked for here too: everybody who waited for it may have hung up
 
-    async def _check(self, token: Secret, digest: bytes, claims: _Claims, *, is_stranger: bool) -> Credential:
+    async def _check(self, token: Secret, digest: bytes, claims: Claims, *, is_stranger: bool) -> Credential:
         account = claims.user_id or f"token-{digest.hex()[:32]}"
         conversations = self._mirror.of(account).conversations
         since = conversations.deletions
-        gate = _CheckGate(self._mirror, account, is_stranger=is_stranger)
+        gate = CheckGate(self._mirror.requests, account, is_stranger=is_stranger)
         try:
             page = await self._upstream.list_page(Caller(account, token, gate), offset=0, limit=PAGE_SIZE)
         except UpstreamRefusedToken as error:
@@ -340,60 +330,6 @@ class Auth:
         return hmac.digest(self._digest_key, token.reveal().encode(), "sha256")
 
 
-class _AccountGate:
-    """Takes the tokens of one account, and draws the consequences of what upstream says to its token."""
-
-    def __init__(self, mirror: Mirror, auth: Auth, account: str, token: Secret, *, leave: int) -> None:
-        self._mirror = mirror
-        self._auth = auth
-        self._account = account
-        self._token = token
-        self._leave = leave
-
-    async def take(self, method: str, path: str) -> LoggedRequest:
-        return await self._mirror.requests.take(self._account, method, path, leave=self._leave)
-
-    async def refused(self, error: UpstreamError, *, model: str | None = None) -> None:
-        if isinstance(error, UpstreamRefusedToken):
-            await self._auth.forget(self._account, self._token)
-        elif isinstance(error, UpstreamLimit) and error.retry_after_seconds is not None:
-            if not error.is_of_one_model:
-                await self._mirror.requests.block(
-                    self._account, seconds=error.retry_after_seconds, body=_dumped(error.body)
-                )
-            elif model is not None:
-                await self._mirror.requests.block_model(self._account, model, seconds=error.retry_after_seconds)
-
-
-class _CheckGate:
-    """Takes the token for the check of an unknown access token, whose claim to an account may be a lie."""
-
-    def __init__(self, mirror: Mirror, account: str, *, is_stranger: bool) -> None:
-        self._requests = mirror.requests
-        self._account = account
-        self._is_stranger = is_stranger
-        self._taken: list[LoggedRequest] = []
-
-    async def take(self, method: str, path: str) -> LoggedRequest:
-        request = await self._requests.take(self._account, method, path, is_check=self._is_stranger)
-        self._taken.append(request)
-        return request
-
-    async def refused(self, error: UpstreamError, *, model: str | None = None) -> None:
-        """Nothing follows from it: the token's account is not known yet."""
-
-    async def disown(self) -> None:
-        for request in self._taken:
-            await self._requests.disown(request)
-
-
-def _dumped(body: object) -> bytes | None:
-    try:
-        return None if body is None else chatgpt_json.dump(body)
-    except ValueError:
-        return None
-
-
 def read_digest_key(file: Path) -> bytes:
     """The key under which credentials are hashed, made on first use, readable by its owner alone. Raises StartError."""
     try:
@@ -417,43 +353,6 @@ def _make_digest_key(file: Path) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     partial.rename(file)
-
-
-def _claims(token: Secret) -> _Claims:
-    """What a JWT says; nothing where it is none. Nothing in it is verified here."""
-    parts = token.reveal().split(".")
-    if len(parts) != 3:
-        return _Claims()
-    header, payload = _json_part(parts[0]), _json_part(parts[1])
-    if not header or not payload:
-        return _Claims()
-    user_id = _member(payload, "https://api.openai.com/auth", "user_id")
-    email = _member(payload, "https://api.openai.com/profile", "email")
-    return _Claims(
-        user_id=user_id if isinstance(user_id, str) and 0 < len(user_id) <= 200 and user_id.isprintable() else None,
-        email=email if isinstance(email, str) and len(email) <= 320 and email.isprintable() else None,
-        expires_at=_expiry(payload.get("exp")),
-        is_unsigned=not parts[2] or str(header.get("alg", "none")).lower() == "none",
-    )
-
-
-def _expiry(value: object) -> int | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < _LATEST_EXPIRY:
-        return None
-    return int(value * SECOND)
-
-
-def _json_part(part: str) -> dict[str, Any]:
-    try:
-        value = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
-    except (binascii.Error, ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _member(payload: Mapping[str, Any], section: str, name: str) -> object:
-    found = payload.get(section)
-    return found.get(name) if isinstance(found, dict) else None
 
 
 def _put(entries: OrderedDict[bytes, _V], key: bytes, value: _V) -> None:

@@ -7,7 +7,7 @@ response's headers came or the attempt failed, and until then the moment the tok
 attempt may last. So tokens are held too long rather than too short, a full burst is allowed, and nothing is refused
 while fewer than the capacity arrived in the last hour.
 
-The rule lives here. Its state is the log of requests in `mirror/requests.py`, where the same rule is one atomic SQL
+The rule lives here. Its state is the log of requests in `mirror/request_log.py`, where the same rule is one atomic SQL
 statement.
 """
 

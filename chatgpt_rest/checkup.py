@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from chatgpt_rest.control import call_server, control_over
 from chatgpt_rest.errors import MirrorError
 
 _CONNECT_SECONDS: Final = 5.0
+_MIB: Final = 1024 * 1024
+_ENOUGH_BYTES: Final = 100 * _MIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,10 @@ def _about_mirror(config: Config, report: dict[str, Any]) -> list[Finding]:
     findings = [Finding("wrong", f"mirror: {fault}", "restore a backup") for fault in report["faults"]]
     if not findings:
         findings.append(Finding("right", f"mirror: {config.mirror.path} is sound"))
+    free_bytes = shutil.disk_usage(config.mirror.path.parent).free
+    if free_bytes < _ENOUGH_BYTES:
+        text = f"disk: {free_bytes // _MIB} MiB are left where the mirror is; without room it takes nothing in"
+        findings.append(Finding("wrong", text, "make room"))
     if not report["accounts"]:
         findings.append(Finding("soon", "accounts: none yet", "send a request with an access token"))
     return findings + [_about_account(account) for account in report["accounts"]]

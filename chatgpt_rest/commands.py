@@ -36,6 +36,8 @@ accounts: Final = typer.Typer(help="The accounts in the mirror.", no_args_is_hel
 commands.add_typer(keys, name="key")
 commands.add_typer(accounts, name="account")
 
+_LONGEST_LINE: Final = 16_384  # bytes; a token that is longer is none
+
 _out: Final = Console(highlight=False, soft_wrap=True)
 
 
@@ -87,7 +89,7 @@ def token(config: ConfigFile = None) -> None:
     if sys.stdin.isatty():
         text = typer.prompt("Access token", hide_input=True)
     else:
-        text = sys.stdin.buffer.readline().decode("ascii", "replace").strip()
+        text = sys.stdin.buffer.readline(_LONGEST_LINE).decode("ascii", "replace").strip()
     if not text:
         raise MirrorError("no token came on standard input")
     proved = _call(_load(config), "give_token", needs_server=True, token=text)

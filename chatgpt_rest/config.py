@@ -259,9 +259,12 @@ def _path(kind: type[Any], value: object) -> object:
     if kind is not Path or not isinstance(value, str) or not value or "\0" in value:
         raise msgspec.ValidationError("Expected a path")
     try:
-        return Path(value).expanduser()
+        path = Path(value).expanduser()
     except RuntimeError:
         raise msgspec.ValidationError("Expected a path; there is no such home folder") from None
+    if not path.name:
+        raise msgspec.ValidationError("Expected the path of a file")
+    return path
 
 
 def _overlay(values: dict[str, dict[str, Any]], over: Mapping[str, Mapping[str, Any]]) -> None:

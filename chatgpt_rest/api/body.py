@@ -141,7 +141,7 @@ async def _form(request: web.Request) -> Mapping[str, object]:
             return await _parts(request)
         return await _pairs(request)
     except (ValueError, AssertionError, RuntimeError, EOFError, HttpProcessingError):
-        raise BadRequest("the form is malformed, or holds bytes that are no text in its charset") from None
+        raise BadRequest("the form is malformed") from None
 
 
 async def _pairs(request: web.Request) -> Mapping[str, object]:

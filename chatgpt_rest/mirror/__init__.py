@@ -6,7 +6,7 @@ from chatgpt_rest.mirror.asks import AskRecord, AskState
 from chatgpt_rest.mirror.conversations import Conversations, ListQuery, Standing
 from chatgpt_rest.mirror.mirror import MIGRATIONS, AccountMirror, Mirror, open_mirror
 from chatgpt_rest.mirror.rendered import Rendered
-from chatgpt_rest.mirror.requests import LoggedRequest, RequestLog
+from chatgpt_rest.mirror.request_log import LoggedRequest, RequestLog
 
 __all__ = [
     "MIGRATIONS",

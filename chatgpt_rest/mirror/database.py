@@ -114,7 +114,7 @@ def _lock(path: Path) -> Iterator[None]:
             os.ftruncate(name_plate, 0)
             os.pwrite(name_plate, f"{os.getpid()}\n".encode(), 0)
         except OSError as error:
-            raise StartError(f"{file}: {error.strerror}; name another place with [mirror] path") from error
+            raise StartError(f"{error.filename or file}: {error.strerror}; name another place with [mirror] path") from error
         yield
 
 

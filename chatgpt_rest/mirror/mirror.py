@@ -17,7 +17,7 @@ from chatgpt_rest.mirror.asks import Asks, recover
 from chatgpt_rest.mirror.conversations import Conversations
 from chatgpt_rest.mirror.database import Database, open_database
 from chatgpt_rest.mirror.rendered import RenderedCache
-from chatgpt_rest.mirror.requests import RequestLog
+from chatgpt_rest.mirror.request_log import RequestLog
 
 _ROOT: Final = Path(__file__).parent.parent
 MIGRATIONS: Final = next(

@@ -36,7 +36,7 @@ LONGEST_LIMIT_SECONDS: Final = 7 * 24 * 3600
 
 _REFUSES_PROGRAMS: Final = (
     "upstream's bot check turned this program away. Reading goes on from the mirror; to ask, set [upstream] base_url "
-    "to a compatible backend"
+    'to a compatible backend, or, in a later version, [upstream] kind = "openai" with an OpenAI API key'
 )
 _UNUSUAL: Final = re.compile(r"unusual activity", re.IGNORECASE)
 _ONE_AT_A_TIME: Final = re.compile(r"only one message at a time", re.IGNORECASE)

@@ -131,6 +131,8 @@ class Fault:
         for name in knobs:
             if name not in known:
                 raise BadKnob(name, f"unknown; the knobs are {', '.join(sorted(known))}")
+        if isinstance(path := knobs.get("path"), str):  # people paste what they saw in the list of requests
+            knobs = {**knobs, "path": path.removeprefix("/backend-api/").removeprefix("/")}
         return cls(**knobs)
 
     def to_json(self) -> dict[str, Any]:

@@ -99,11 +99,10 @@ class RequestLog:
     async def take(
         self, account: str, method: str, path: str, *, leave: int = 0, is_check: bool = False
     ) -> LoggedRequest:
-        """Take one token, if more than `leave` are there. Raises BudgetSpent or, while upstream's own limit holds,
-        UpstreamLimit, and then nothing may leave.
+        """Take one token, if more than `leave` are there. Raises BudgetSpent, and then nothing may leave.
 
         A check of an unknown token is counted twice: in the account that the token claims, and in the small budget of
-        all checks together, so that a stranger's forgeries cannot spend what belongs to people.
+        all checks together, which bounds what a stranger's forgeries can spend of somebody else's.
         """
         now = self._clock.now()
         request = LoggedRequest(account, uuid4().hex, self)
@@ -187,18 +186,20 @@ class RequestLog:
         """Whether a request of this account could leave now."""
         return (await self.budget(account)).remaining > 0
 
-    async def refusal(self, account: str, *, leave: int = 0) -> BudgetSpent | UpstreamLimit:
-        """Why nothing may leave for this account now: upstream's own limit, in its words, or the bucket is empty."""
+    async def refusal(self, account: str, *, leave: int = 0) -> BudgetSpent:
+        """Why nothing may leave for this account now: the bucket is empty, or upstream's own limit holds, which is told
+        in upstream's words.
+        """
         state = await self.budget(account, leave=leave)
         if not state.is_blocked:
             return BudgetSpent(retry_after_seconds=state.wait_seconds)
         async with self._database.read() as connection:
             rows = await connection.execute_fetchall("select blocked_body from account where account = ?", (account,))
-        body = next((row[0] for row in rows), None)
-        return UpstreamLimit(
-            "ChatGPT's own limit is reached",
+        said = next((row[0] for row in rows if row[0] is not None), None)
+        return BudgetSpent(
             retry_after_seconds=state.wait_seconds,
-            body=None if body is None else json.loads(body),
+            code=UpstreamLimit.code,
+            body=None if said is None else json.loads(said),
         )
 
     async def block(self, account: str, *, seconds: float, body: bytes | None = None) -> None:
