@@ -204,8 +204,7 @@ class Auth:
 
     def accounts(self) -> list[str]:
         """The accounts that a valid token is at hand for."""
-        now = self._clock.now()
-        return sorted({held.account for held in self._held.values() if held.expires_at > now})
+        return sorted({held.account for held in self._live_tokens()})
 
     async def forget(self, account: str, token: Secret) -> None:
         """Upstream refused this token: it reads nothing any more."""
@@ -302,10 +301,13 @@ class Auth:
         return credential
 
     def _held_token(self, account: str) -> Secret | None:
+        mine = [held for held in self._live_tokens() if held.account == account]
+        return max(mine, key=lambda held: held.expires_at).token if mine else None
+
+    def _live_tokens(self) -> list[_HeldToken]:
         now = self._clock.now()
         self._held = {digest: held for digest, held in self._held.items() if held.expires_at > now}
-        mine = [held for held in self._held.values() if held.account == account]
-        return max(mine, key=lambda held: held.expires_at).token if mine else None
+        return list(self._held.values())
 
     def _configured_token(self) -> Secret | None:
         if self._configured is not None or self._configured_file is None:
