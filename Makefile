@@ -16,7 +16,7 @@ SOURCES := chatgpt_rest tests bench docs server.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo run test check format bench picture lock clean $(VENV)
+.PHONY: help demo run test soak check format bench picture lock clean $(VENV)
 
 help:  ## list the targets
 	@awk -F ':.*  ## ' '/^[.a-z$$()A-Z]+:.*  ## / { sub(/\$$\(VENV\)/, ".venv", $$1); printf "make %-8s%s\n", $$1, $$2 }' Makefile
@@ -29,6 +29,9 @@ run: $(BUILT)  ## the real server, as config.toml says
 
 test: $(BUILT)  ## every test, with coverage
 	@$(PY) -X dev -m pytest --cov --cov-report=term
+
+soak: $(BUILT)  ## what is generated, fifteen times as long: the budget, merging, reading ChatGPT's JSON
+	@$(PY) -X dev -m pytest -q --hypothesis-profile=soak tests/test_budget.py tests/test_merge.py tests/test_chatgpt_json.py
 
 check: $(BUILT)  ## format, lint, types, import rules
 	@$(PY) -m ruff format --quiet --check $(SOURCES) || { echo "make format would change the files above" >&2; exit 1; }

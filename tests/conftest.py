@@ -15,6 +15,7 @@ from tests.house import Client, House, ManualClock, open_house
 
 # A machine that is busy with something else is no finding.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("soak", settings.get_profile("any machine"), max_examples=1_500)
 settings.load_profile("any machine")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from hypothesis import event, given, settings
+from hypothesis import event, given
 from hypothesis import strategies as st
 
 from chatgpt_rest.budget import WINDOW, Budget, budget
@@ -234,7 +234,6 @@ class World:
 
 
 @given(schedule=schedules)
-@settings(max_examples=80)
 async def test_no_rolling_hour_at_upstream_sees_more_than_the_capacity(schedule: list[Step]) -> None:
     """Through bursts, delays on the way, lost reports, restarts, reboots and clocks set forth and back: never more than
     the capacity arrives in any hour, and nothing is refused while fewer may have arrived in the last one. A clock set
