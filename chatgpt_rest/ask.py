@@ -177,7 +177,11 @@ class Asking:
                 # It was paid for. Who asked gets it, and upstream keeps it for the mirror.
                 log.warning("an answer could not be written account=%s reason=%s", mirror.account, error.text)
                 return script.answer()
-            if request.title is not None:
+            except Exception:
+                log.exception("an answer could not be written account=%s", mirror.account)
+                await self._give_up(mirror, ask_id, script)
+                return script.answer()
+            if request.title is not None and not self._is_closing:  # the mirror keeps it for the next process
                 await self._push(self._push_title(mirror, caller, record.conversation, request.title))
         return await _answered(mirror, record)
 
@@ -274,7 +278,7 @@ class Asking:
             raise
         except Exception:
             # A fault of ours, and the error middleware's to tell. But the ask has an end all the same.
-            await self._end(mirror, ask_id, AskState.INCOMPLETE if script.nodes else AskState.UNCERTAIN, script)
+            await self._give_up(mirror, ask_id, script)
             raise
         record = await self._end(mirror, ask_id, AskState.INCOMPLETE, script)
         raise _incomplete(record, None)
@@ -345,6 +349,15 @@ class Asking:
         return await mirror.asks.end(
             ask_id, state, script.nodes, conversation_id=script.conversation_id, title=script.title
         )
+
+    async def _give_up(self, mirror: AccountMirror, ask_id: str, script: _Script) -> None:
+        """End an ask after a fault of ours: without its last words, where these are what cannot be written."""
+        state = AskState.INCOMPLETE if script.nodes else AskState.UNCERTAIN
+        try:
+            await self._end(mirror, ask_id, state, script)
+        except Exception:
+            log.exception("the last words of an ask could not be written account=%s", mirror.account)
+            await self._end(mirror, ask_id, state, _Script())
 
 
 class _Script:

@@ -335,12 +335,14 @@ def answer(tree: Conversation, end: str) -> dict[str, Any]:
 
 
 def answer_end(nodes: Sequence[Node]) -> Node | None:
-    """Of what an answer's stream has shown, the message that is the answer: the last visible one of the assistant's,
-    else its last one, else the last of all. Notes to tools and from them can follow it.
+    """Of what an answer's stream has shown, the message that is the answer: the last visible one of the assistant's or
+    its tools' (an image is a tool's), else the assistant's last one, else the last of all. Hidden notes can follow it.
     """
-    by_role = [each for each in nodes if _dict(_message(each).get("author")).get("role") == "assistant"]
-    visible = [each for each in by_role if not is_hidden(_message(each))]
-    return next((found[-1] for found in (visible, by_role, nodes) if found), None)
+    roles = [_dict(_message(each).get("author")).get("role") for each in nodes]
+    said = [each for each, role in zip(nodes, roles, strict=True) if role in ("assistant", "tool")]
+    visible = [each for each in said if not is_hidden(_message(each))]
+    by_assistant = [each for each, role in zip(nodes, roles, strict=True) if role == "assistant"]
+    return next((found[-1] for found in (visible, by_assistant, nodes) if found), None)
 
 
 def _message_object(each: Node, raw: Mapping[str, Any], *, conversation_id: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from aiohttp import web
 from aiohttp.abc import AbstractAccessLogger
@@ -61,9 +61,10 @@ class _Protocol(RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         if self._server.has_room():
             super().connection_made(transport)
-        elif isinstance(transport, asyncio.Transport):
+        else:
             self._manager = None  # as aiohttp leaves it when a connection is over; this one never begins
-            transport.abort()
+            # Not asked by `isinstance`: uvloop's transports are no asyncio.Transport, and would stay open for ever.
+            cast("asyncio.Transport", transport).abort()
 
     def pause_writing(self) -> None:
         super().pause_writing()

@@ -376,3 +376,29 @@ def test_the_digest_key_stays_the_same(tmp_path: Path) -> None:
     assert read_digest_key(tmp_path / "key") == key
     assert len(key) == 32
     assert (tmp_path / "key").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("partial", [b"", b"half a key", b"x" * 32], ids=["empty", "half", "whole"])
+def test_a_digest_key_that_was_half_written_is_made_anew(tmp_path: Path, partial: bytes) -> None:
+    """A crash while it was written leaves a file of another name, which is no key and in nobody's way."""
+    (tmp_path / "key.partial").write_bytes(partial)
+    key = read_digest_key(tmp_path / "key")
+    assert len(key) == 32
+    assert key != partial
+    assert [each.name for each in tmp_path.iterdir()] == ["key"]
+    assert (tmp_path / "key").stat().st_mode & 0o777 == 0o600
+
+
+async def test_a_key_file_that_is_gone_is_told(
+    tmp_path: Path, chatgpt: SimulatedChatGPT, base_url: str, clock: ManualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where API keys exist and the file that proves them does not, the log says so and names it; else it is silent."""
+    for _ in range(2):
+        async with open_house(tmp_path, chatgpt, base_url, clock) as house:
+            if not await house.mirror.accounts.keys():
+                await key_of_alice(house, control_over(house.app, clock))
+    assert "the key file is gone" not in caplog.text
+    (tmp_path / "mirror.sqlite.key").unlink()
+    async with open_house(tmp_path, chatgpt, base_url, clock):
+        pass
+    assert f"the key file is gone, and with it every API key's worth: make them anew file={tmp_path}" in caplog.text

@@ -135,6 +135,17 @@ async def test_a_forged_token_is_refused(site: Site, server: Running) -> None:
     assert "a-made-up-token" not in server.text
 
 
+@pytest.mark.parametrize("scheme", ["Bearer ", "bearer  ", "BEARER "])
+async def test_a_token_may_come_as_its_header_does(site: Site, server: Running, scheme: str) -> None:
+    """What was copied with its scheme is the same token: the server goes upstream with the bare one."""
+    bare = site.chatgpt.alice.token()
+    given = await site.run("token", stdin=f"{scheme}{bare}\n")
+    assert (given.status, given.err) == (0, "")
+    assert [request.headers["Authorization"] for request in site.chatgpt.requests] == [f"Bearer {bare}"]
+    assert (await get(await server.address(), bare))[0] == 200
+    assert site.chatgpt.received() == 1
+
+
 @pytest.mark.parametrize("stdin", ["", "\n", " \n"], ids=["nothing", "a line break", "a blank"])
 async def test_no_token_is_told(site: Site, stdin: str) -> None:
     """`token` with nothing on standard input exits 1."""
@@ -293,8 +304,19 @@ async def test_a_simulation_on_a_taken_port_is_one_line(site: Site) -> None:
     assert refused.err.startswith(f"chatgpt_rest: 127.0.0.1:{taken} cannot be listened on")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
-async def test_the_lines_of_the_demo_work_when_pasted(temporary: Path, number: signal.Signals) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+async def test_a_demo_that_is_stopped_leaves_nothing_behind(temporary: Path, number: signal.Signals) -> None:
+    """Also where the terminal that it runs in is closed: status 0, and the folder is gone."""
+    environ = {**environment(temporary, "http://127.0.0.1:9/"), "TMPDIR": str(temporary)}
+    async with started("demo", "--port", "0", environ=environ) as demo:
+        await demo.until("Ctrl-C")
+        assert left_in(temporary) != []
+        assert await demo.end(number) == 0
+    assert "Traceback" not in demo.text
+    assert left_in(temporary) == []
+
+
+async def test_the_lines_of_the_demo_work_when_pasted(temporary: Path) -> None:
     """All three, in a shell of their own each; and afterwards nothing of the demo is left."""
     environ = {**environment(temporary, "http://127.0.0.1:9/"), "TMPDIR": str(temporary)}
     async with started("demo", "--port", "0", environ=environ) as demo:
@@ -305,7 +327,7 @@ async def test_the_lines_of_the_demo_work_when_pasted(temporary: Path, number: s
         messages = await pasted(reading)
         assert "Which planet has the most moons?" in messages
         assert re.search(r"access token\s+ey", demo.text)
-        assert await demo.end(number) == 0
+        assert await demo.end(signal.SIGINT) == 0
     assert "Traceback" not in demo.text
     assert left_in(temporary) == []
 

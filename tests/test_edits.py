@@ -11,8 +11,9 @@ from typing import Any, Final
 import pytest
 
 from chatgpt_rest.context import SYNC
-from chatgpt_rest.upstream.simulated import SimConversation, SimulatedChatGPT
+from chatgpt_rest.upstream.simulated import SimConversation, SimulatedChatGPT, answer_to
 from tests.house import Answered, Client, House, ManualClock, open_house
+from tests.rows import rows
 
 INJECTIONS: Final = {
     "quote": 'x", "is_visible": false, "y": "',
@@ -292,6 +293,54 @@ async def test_a_draft_whose_answer_is_being_written_stays(client: Client, chatg
     assert (refused.status, refused.json["code"]) == (409, "ask_under_way")
     fault.release()
     assert (await asking).status == 201
+
+
+async def test_deleting_under_an_answer_costs_nobody_the_answer(
+    client: Client, chatgpt: SimulatedChatGPT, groceries: SimConversation
+) -> None:
+    """A conversation that upstream has can be deleted in mid-answer: who asked gets it, and nobody else."""
+    await client.get("/conversations")
+    fault = chatgpt.fault("conversation", hold_after_events=1)
+    asking = asyncio.create_task(client.post(f"/conversations/{groceries.id}/ask", json={"prompt": "Eggs?"}))
+    await fault.until_held()
+    assert (await client.delete(f"/conversations/{groceries.id}")).status == 204
+    fault.release()
+    asked = await asking
+    assert (asked.status, asked.json["response"]["message"]) == (201, answer_to("Eggs?"))
+    assert (await client.get(f"/conversations/{groceries.id}/messages")).status == 404
+    assert await titles(client, "?deleted=only") == ["Groceries"]
+
+
+async def test_a_list_asked_for_before_everything_was_deleted_brings_nothing_back(
+    house: House, chatgpt: SimulatedChatGPT, groceries: SimConversation
+) -> None:
+    """A page that was on its way meanwhile is old, even where it names what was not known here."""
+    await house.client.get("/conversations")
+    page = {"items": [{"id": "late", "title": "Late", "update_time": 1.0}], "total": 1, "limit": 100, "offset": 0}
+    fault = chatgpt.fault("conversations", method="GET", hold=True, body=page)
+    another = house.client.as_(chatgpt.alice.token())
+    listing = asyncio.create_task(another.get("/conversations"))  # a new token is checked with a page of the list
+    await fault.until_held()
+    assert (await house.client.delete("/conversations/all")).status == 204
+    fault.release()
+    assert ((await listing).json, await titles(house.client)) == ([], [])
+    assert rows(house, "select id from conversation where deleted_at is null") == []
+
+
+async def test_a_conversation_asked_for_before_everything_was_deleted_is_not_kept(
+    house: House, chatgpt: SimulatedChatGPT
+) -> None:
+    """Nor is a conversation that was on its way, and that was not even listed here."""
+    await house.client.get("/conversations")
+    newer = chatgpt.alice.add_conversation("Newer", [("Hello?", "Hello.")])
+    fault = chatgpt.fault("conversation/*", method="GET", hold=True, body=newer.detail(), times=1)
+    reading = asyncio.create_task(house.client.get(f"/conversations/{newer.id}/messages"))
+    await fault.until_held()
+    assert (await house.client.delete("/conversations/all")).status == 204
+    fault.release()
+    assert (await reading).status == 404
+    assert rows(house, "select id from conversation where deleted_at is null") == []
+    assert rows(house, "select count(*) from node") == [(0,)]
 
 
 @pytest.mark.parametrize("method", ["PATCH", "DELETE"])

@@ -199,3 +199,38 @@ async def test_the_access_log_names_templates(
         "answered method=GET path=/conversations/{id}/messages status=404",
         "answered method=GET path=(unknown) status=404",
     ]
+
+
+async def test_the_access_log_knows_no_traceback(
+    tmp_path: Path, chatgpt: SimulatedChatGPT, base_url: str, clock: ManualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A request that cannot be parsed is a line like any other, without its words."""
+    async with open_house(tmp_path, chatgpt, base_url, clock, server__access_log="true") as house:
+        with caplog.at_level(logging.INFO):
+            for request_bytes in MALFORMED.values():
+                check_silent(await speak(house.client.address, request_bytes), caplog)
+    assert [record for record in caplog.records if record.exc_info or record.levelno > logging.INFO] == []
+    lines = [record.getMessage() for record in caplog.records if record.name == "chatgpt_rest.access"]
+    assert len(lines) == len(MALFORMED)
+    assert {line.split(" path=")[1].split()[0] for line in lines} == {"(unknown)", "/healthz"}
+
+
+async def test_who_is_turned_away_leaves_no_line(
+    tmp_path: Path, chatgpt: SimulatedChatGPT, base_url: str, clock: ManualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A flood of connections beyond the limit does not fill the log."""
+    settings = {"server__max_connections": "1", "server__access_log": "true"}
+    async with open_house(tmp_path, chatgpt, base_url, clock, **settings) as house:
+        await house.client.get("/conversations")
+        groceries = chatgpt.alice.add_conversation("Groceries")
+        held = chatgpt.fault(f"conversation/{groceries.id}", hold=True)
+        read = asyncio.create_task(house.client.get(f"/conversations/{groceries.id}"))
+        await held.until_held()
+        caplog.clear()
+        with caplog.at_level(logging.INFO):
+            for _ in range(5):
+                with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+                    await speak(house.client.address, HEAD + b"\r\n")
+        assert caplog.records == []
+        held.release()
+        assert (await read).status == 200

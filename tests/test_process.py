@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import shutil
@@ -11,7 +12,6 @@ import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import closing
 from pathlib import Path
 
 import aiohttp
@@ -139,16 +139,21 @@ async def test_a_server_killed_in_mid_answer_keeps_what_had_come(
 # ---------------------------------------------------------------------------------------------------------- stopped
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=lambda number: number.name)
 async def test_a_stop_lets_the_answer_under_way_finish(
-    environ: dict[str, str], session: aiohttp.ClientSession, alice: Account, chatgpt: SimulatedChatGPT
+    environ: dict[str, str],
+    session: aiohttp.ClientSession,
+    alice: Account,
+    chatgpt: SimulatedChatGPT,
+    number: signal.Signals,
 ) -> None:
-    """After SIGTERM the client still gets its whole answer, and the process ends with status 0."""
+    """After the signal the client still gets its whole answer, and the process ends with status 0."""
     held = chatgpt.fault("conversation", hold_after_events=2)
     async with started(environ=environ) as server:
         client = Client(session, await server.address(), alice.token())
         asking = asyncio.create_task(ask(client))
         await held.until_held()
-        server.send(signal.SIGTERM)
+        server.send(number)
         await server.until("waiting for answers under way asks=1")
         held.release()
         answer = await asking
@@ -208,7 +213,7 @@ async def test_the_service_manager_hears_everything_in_order(
     environ: dict[str, str], session: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
     """READY when it answers, WATCHDOG while it lives, STOPPING when it is told to stop."""
-    with closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)) as manager:
+    with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)) as manager:
         manager.bind(str(tmp_path / "notify"))
         manager.setblocking(False)
         loop = asyncio.get_running_loop()
@@ -245,6 +250,27 @@ async def test_it_runs_clean_under_the_strictest_python(
         assert (await client.as_("nobody").get("/conversations")).status == 401
         assert await server.end(signal.SIGTERM) == 0
     assert re.findall(r"Warning|Traceback|Error|never", server.text) == []
+
+
+async def test_nobody_beyond_the_limit_is_held(
+    environ: dict[str, str], session: aiohttp.ClientSession, alice: Account, chatgpt: SimulatedChatGPT
+) -> None:
+    """On the event loop that the program runs on, too, a connection too many is closed at once."""
+    environ["CHATGPT_REST_SERVER__MAX_CONNECTIONS"] = "1"
+    held = chatgpt.fault("conversation", hold_after_events=1)
+    async with started(environ=environ) as server:
+        address = await server.address()
+        asking = asyncio.create_task(ask(Client(session, address, alice.token())))
+        await held.until_held()
+        for _ in range(3):
+            reader, writer = await asyncio.open_connection("127.0.0.1", int(address.rpartition(":")[2]))
+            async with asyncio.timeout(PATIENCE_SECONDS / 10):
+                with contextlib.suppress(ConnectionResetError):
+                    assert await reader.read() == b""
+            writer.close()
+        held.release()
+        assert (await asking).status == 201
+        assert await server.end(signal.SIGTERM) == 0
 
 
 async def test_a_server_that_only_reads_loads_nothing_for_asking(

@@ -12,7 +12,15 @@ from typing import Final
 import pytest
 
 from chatgpt_rest.clock import HOUR
-from chatgpt_rest.errors import NotFetched, NotFound, Unavailable, UpstreamAway, UpstreamNotFound, UpstreamRefusedToken
+from chatgpt_rest.errors import (
+    NotFetched,
+    NotFound,
+    Unauthorized,
+    Unavailable,
+    UpstreamAway,
+    UpstreamNotFound,
+    UpstreamRefusedToken,
+)
 from chatgpt_rest.mirror import AccountMirror, ListQuery, Mirror, open_mirror
 from chatgpt_rest.model import Conversation, ListedConversation, ListPage, Question, Secret
 from chatgpt_rest.sync import Sync
@@ -212,7 +220,9 @@ async def test_a_failure_is_not_remembered(sync: Sync, shelf: Shelf, mirror: Acc
 
 
 @pytest.mark.parametrize(
-    "fault", [Unavailable("no token"), UpstreamRefusedToken("expired")], ids=["no token", "refused"]
+    "fault",
+    [Unavailable("no token"), UpstreamRefusedToken("expired"), Unauthorized("refused of late")],
+    ids=["no token", "refused", "refused of late"],
 )
 async def test_a_token_that_will_not_do_is_its_reader_s_alone(
     sync: Sync, shelf: Shelf, mirror: AccountMirror, fault: Exception

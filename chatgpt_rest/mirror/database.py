@@ -26,7 +26,6 @@ from chatgpt_rest.mirror.migrations import migrate, pending_migrations
 READERS: Final = 3
 """Read-only connections: a search in one does not hold up a look-up in another."""
 
-_MAGIC: Final = b"SQLite format 3\0"
 _HEADER: Final = b"SQLite format 3\0"
 _OLDEST_SQLITE: Final = (3, 37, 0)  # STRICT tables
 
@@ -114,7 +113,9 @@ def _lock(path: Path) -> Iterator[None]:
             os.ftruncate(name_plate, 0)
             os.pwrite(name_plate, f"{os.getpid()}\n".encode(), 0)
         except OSError as error:
-            raise StartError(f"{error.filename or file}: {error.strerror}; name another place with [mirror] path") from error
+            raise StartError(
+                f"{error.filename or file}: {error.strerror}; name another place with [mirror] path"
+            ) from error
         yield
 
 

@@ -7,6 +7,7 @@ import asyncio
 import gzip
 import io
 import json
+import logging
 import time
 from pathlib import Path
 from typing import Final
@@ -99,17 +100,51 @@ MALFORMED: Final = {
         "the form is malformed",
     ),
     "a form that is no UTF-8": (FORM, b"prompt=\xff\xfe", "the form is malformed"),
+    "a form that is no UTF-8 behind its percent signs": (FORM, b"prompt=%ff%fe", "the form is malformed"),
+    "a field's name that is no UTF-8": (FORM, b"prompt=x&%ff=canary-7f3a", "the form is malformed"),
+    "a part's header with no colon": (
+        PARTS,
+        part(b"x", headers="canary-7f3a\r\n") + b"--x--\r\n",
+        "the form is malformed",
+    ),
+    "a part's header with a space in its name": (
+        PARTS,
+        part(b"x", headers="canary 7f3a: x\r\n") + b"--x--\r\n",
+        "the form is malformed",
+    ),
+    "a part's header with a NUL": (
+        PARTS,
+        part(b"x", headers="A: canary-7f3a\0\r\n") + b"--x--\r\n",
+        "the form is malformed",
+    ),
+    "a part's header that is over-long": (
+        PARTS,
+        part(b"x", headers="A: " + "canary-7f3a" * 10_000 + "\r\n") + b"--x--\r\n",
+        "the form is malformed",
+    ),
+    "a part with too many headers": (
+        PARTS,
+        part(b"x", headers="canary-7f3a: x\r\n" * 5_000) + b"--x--\r\n",
+        "the form is malformed",
+    ),
 }
 
 
-@pytest.mark.parametrize(("headers", "body", "words"), MALFORMED.values(), ids=MALFORMED)
+@pytest.mark.parametrize("malformed", MALFORMED)
 async def test_a_malformed_body(
-    client: Client, chatgpt: SimulatedChatGPT, headers: dict[str, str], body: bytes, words: str
+    client: Client,
+    chatgpt: SimulatedChatGPT,
+    caplog: pytest.LogCaptureFixture,
+    malformed: str,
 ) -> None:
-    """A body that cannot be read is a 400 that says why, at once, and repeats nothing of it."""
+    """A body that cannot be read is a 400 that says why, at once, and nothing of it is repeated or logged."""
+    caplog.set_level(logging.DEBUG)
+    headers, body, words = MALFORMED[malformed]
     began = time.monotonic()
     refused = await new(client, headers, body)
     assert (refused.status, refused.json) == (400, {"error": words, "code": "bad_request"})
+    assert CANARY not in caplog.text
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
     assert time.monotonic() - began < 3
     assert chatgpt.received("POST") == 0
 
@@ -124,10 +159,11 @@ async def test_a_malformed_body(
         ({"Content-Type": "application/x-www-form-urlencoded; charset=utf-8"}, b"prompt=Gr%C3%BC%C3%9Fe"),
         (FORM, b"prompt=Gr%C3%BC%C3%9Fe&prompt=second"),
         (PARTS, part("Grüße".encode()) + b"--x--\r\n"),
+        (PARTS, part("Grüße".encode()) + part(b"second") + b"--x--\r\n"),
         (PARTS, part("Grüße".encode("latin-1"), headers="Content-Type: text/plain; charset=latin-1\r\n") + b"--x--"),
         ({**JSON, "Content-Encoding": "gzip"}, gzip.compress('{"prompt": "Grüße"}'.encode())),
     ],
-    ids=["capitals", "+json", "latin-1", "utf-16", "form", "twice", "multipart", "latin-1 part", "gzip"],
+    ids=["capitals", "+json", "latin-1", "utf-16", "form", "twice", "multipart", "two parts", "latin-1 part", "gzip"],
 )
 async def test_a_body_that_is_read(
     client: Client, chatgpt: SimulatedChatGPT, headers: dict[str, str], body: bytes
@@ -206,6 +242,31 @@ async def test_a_body_too_large(client: Client, headers: dict[str, str], is_chun
         "/conversations/new", headers=headers, data=io.BytesIO(body), chunked=True if is_chunked else None
     )
     assert (refused.status, refused.json["code"]) == (413, "too_large")
+
+
+@pytest.mark.parametrize("headers", [JSON, FORM, PARTS], ids=["json", "form", "multipart"])
+async def test_a_body_announced_too_large(client: Client, headers: dict[str, str]) -> None:
+    """A length beyond the limit is refused by its announcement: nobody sends or awaits such a body."""
+    request = (
+        "POST /conversations/new HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4194305\r\n"
+        f"Authorization: {client.authorization}\r\nContent-Type: {headers['Content-Type']}\r\n\r\n"
+    )
+    async with asyncio.timeout(2):
+        refused = await speak(client.address, request.encode())
+    assert (refused.status, refused.json["code"]) == (413, "too_large")
+
+
+@pytest.mark.parametrize("headers", [JSON, FORM, PARTS], ids=["json", "form", "multipart"])
+@pytest.mark.parametrize("encoding", ["compress", "canary-7f3a", "gzip, deflate", "gzip gzip"])
+async def test_an_encoding_that_nobody_unpacks(
+    client: Client, chatgpt: SimulatedChatGPT, headers: dict[str, str], encoding: str
+) -> None:
+    """A body packed in any other way is a 415 that says which ones are read, and it is not read as it is."""
+    refused = await new(client, {**headers, "Content-Encoding": encoding}, b"prompt=x")
+    assert (refused.status, refused.json["code"]) == (415, "unsupported_media_type")
+    assert "gzip or deflate" in refused.json["error"]
+    assert CANARY.encode() not in refused.body
+    assert chatgpt.received("POST") == 0
 
 
 async def test_a_small_body_that_unpacks_large(client: Client) -> None:

@@ -154,9 +154,9 @@ async def test_another_account_s_conversation_is_not_there(
     assert (groceries.title, groceries.is_visible) == ("Groceries", True)
 
 
-def deep() -> str:
-    """A conversation whose mapping is a bomb."""
-    return '{"conversation_id": "c0ffee", "mapping": ' + "[" * 100_000 + "]" * 100_000 + "}"
+def deep(levels: int) -> str:
+    """A conversation with a member that is a bomb."""
+    return '{"conversation_id": "c0ffee", "mapping": {}, "plugin_ids": ' + "[" * levels + "]" * levels + "}"
 
 
 BROKEN: Final = {
@@ -169,7 +169,8 @@ BROKEN: Final = {
     "another conversation": {"body": {"mapping": {}, "conversation_id": "d0d0"}},
     "NaN": {"body": '{"mapping": {}, "conversation_id": "c0ffee", "create_time": NaN}'},
     "infinity": {"body": '{"mapping": {"n": {"message": {"weight": 1e999}}}, "conversation_id": "c0ffee"}'},
-    "too deep": {"body": deep()},
+    "too deep to read": {"body": deep(100_000)},
+    "too deep to write": {"body": deep(200)},
     "cut short": {"body": '{"mapping": {}, "conversation_id": "c0ffee"}', "truncate_after_bytes": 20},
     "a failure": {"error": "server_error"},
     "a gateway's page": {"error": "bad_gateway"},

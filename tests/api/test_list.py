@@ -268,6 +268,29 @@ async def test_large_answers_are_compressed_for_who_can_read_that(client: Client
     assert (small.json, small.headers["ETag"]) == (plain.json, plain.headers["ETag"])
 
 
+@pytest.mark.parametrize(
+    ("accepted", "encoding"),
+    [
+        ("gzip;q=0", None),
+        ("gzip; q=0.000, identity", None),
+        ("GZIP;Q=0", None),
+        ("br, deflate", None),
+        ("x-gzip2", None),
+        ("", None),
+        ("gzip;q=0.001", "gzip"),
+        ("br;q=1.0, GZip ; q=0.5", "gzip"),
+    ],
+)
+async def test_who_declines_gzip_gets_none(
+    client: Client, chatgpt: SimulatedChatGPT, accepted: str, encoding: str | None
+) -> None:
+    """A weight of zero declines; any other, however small, accepts."""
+    chatgpt.alice.many(60)
+    listed = await client.get("/conversations", headers={"Accept-Encoding": accepted})
+    assert listed.headers.get("Content-Encoding") == encoding
+    assert len(listed.json) > 20
+
+
 async def test_short_answers_are_not_compressed(client: Client) -> None:
     """What fits into one packet stays as it is."""
     listed = await client.get("/conversations", headers={"Accept-Encoding": "gzip"})

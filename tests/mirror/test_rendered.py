@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
@@ -89,6 +90,27 @@ def test_a_change_drops_what_it_made_old(dropped: tuple[str, ...], left: list[st
         cache.put(Rendered(b"x"), *key, generation=0)
     cache.drop(*dropped)
     assert [name for name, key in keys.items() if cache.get(*key)] == left
+
+
+def test_a_change_looks_at_its_own_account_only() -> None:
+    """Writers of one account do not wait for the readers of all others to be looked through."""
+    cache = RenderedCache(size_bytes=10**9)
+    for number in range(20_000):
+        cache.put(Rendered(b""), "bob", "messages", str(number), generation=0)
+    began = time.process_time()
+    for _ in range(2_000):
+        cache.drop("alice", "c")
+    assert time.process_time() - began < 0.5
+
+
+def test_what_was_dropped_makes_room() -> None:
+    """A change gives back what its answers cost, bodies and all."""
+    cache = RenderedCache(size_bytes=FOUR_LARGE)
+    for _ in range(3):
+        for name in "abcd":
+            cache.put(Rendered(LARGE), "alice", "messages", name, generation=cache.generation("alice"))
+        assert all(cache.get("alice", "messages", name) for name in "abcd")
+        cache.drop("alice")
 
 
 def test_what_was_read_before_a_change_is_not_kept_after_it() -> None:

@@ -290,3 +290,57 @@ async def test_uptime_that_ran_backwards_moves_nothing(tmp_path: Path, clock: Ma
     restored = ManualClock(clock.now() + 10 * MINUTE)
     async with opening(tmp_path, restored, capacity=1) as mirror:
         assert await refusal(mirror) == 3000
+
+
+# ------------------------------------------------------------------------------------------------------- audit trail
+
+
+async def trail(mirror: Mirror) -> list[tuple[int, int]]:
+    """When each request left and arrived, oldest first."""
+    return rows(mirror.path, "select taken_at, arrived_by from upstream_request order by taken_at")
+
+
+async def test_a_clock_set_forward_moves_only_what_still_counts(tmp_path: Path, clock: ManualClock) -> None:
+    """Requests of more than an hour ago keep the times that they were written down with."""
+    async with opening(tmp_path, clock) as mirror:
+        for _ in range(3):
+            (request,) = await take(mirror)
+            clock.move(seconds=1)
+            await request.arrived(200)
+            clock.move(seconds=2 * 3600)
+        clock.move(seconds=-2 * 3600 + 60)
+        before = await trail(mirror)
+    clock.jump(seconds=3600)
+    async with opening(tmp_path, clock) as mirror:
+        *old, (taken_at, arrived_by) = await trail(mirror)
+        assert old == before[:-1]
+        assert (taken_at, arrived_by) == (before[-1][0] + HOUR, before[-1][1] + HOUR)
+
+
+async def test_restarts_rewrite_nothing(tmp_path: Path, clock: ManualClock) -> None:
+    """A clock that runs as it should leaves every row as it was, however often the process starts."""
+    async with opening(tmp_path, clock) as mirror:
+        for _ in range(3):
+            (request,) = await take(mirror)
+            clock.move(seconds=1200)
+            await request.arrived(200)
+        before = await trail(mirror)
+    for _ in range(3):
+        clock.move(seconds=600)
+        async with opening(tmp_path, clock) as mirror:
+            assert await trail(mirror) == before
+
+
+@pytest.mark.parametrize("boot_id", ["boot-1", "boot-2", None])
+async def test_a_clock_set_back_makes_nothing_older(tmp_path: Path, clock: ManualClock, boot_id: str | None) -> None:
+    """What lies in the past by the new clock too stays where it is: held too long rather than too short."""
+    async with opening(tmp_path, clock, capacity=1) as mirror:
+        (request,) = await take(mirror)
+        await request.arrived(200)
+        before = await trail(mirror)
+    clock.move(seconds=2400)
+    clock.boot_id = boot_id
+    clock.jump(seconds=-1800)
+    async with opening(tmp_path, clock, capacity=1) as mirror:
+        assert await trail(mirror) == before
+        assert await refusal(mirror) == 3000

@@ -366,6 +366,15 @@ async def test_faults_are_turned_on_and_off_over_http(client: Client) -> None:
     assert (await client.ask("GET", "models")).status == 200
 
 
+@pytest.mark.parametrize("path", ["models", "/models", "/backend-api/models", "/mod*"])
+async def test_a_path_is_taken_as_it_was_seen(client: Client, path: str) -> None:
+    """Over HTTP a fault's path may begin where the route does, with a slash, or at the root."""
+    made = await client.knob("POST", "/simulated/faults", {"path": path, "status": 502})
+    assert made.json["path"] in {"models", "mod*"}
+    assert (await client.ask("GET", "models")).status == 502
+    assert (await client.ask("GET", "conversations")).status == 200
+
+
 @pytest.mark.parametrize(
     ("path", "knobs", "field"),
     [

@@ -223,6 +223,11 @@ class FailingReceipt:
         raise StorageFailed("the disk is full")
 
 
+class BrokenReceipt:
+    async def arrived(self, outcome: int | str) -> None:
+        raise LookupError("a fault of ours")
+
+
 async def test_a_cancelled_attempt_is_reported_and_its_connection_reset() -> None:
     """A token is told of its end even when the task is cancelled, and cancelled again while that is written down."""
     receipt = SlowReceipt()
@@ -262,6 +267,17 @@ async def test_an_arrival_that_cannot_be_written_down_does_not_lose_the_answer()
     async with answering(OK).serving() as far, client_of(far.base_url) as client:
         response = await client.get(far.base_url + "conversations", extensions=door)
     assert response.status_code == 200
+
+
+async def test_an_unforeseen_fault_of_the_log_leaves_no_response_open() -> None:
+    """Whatever goes wrong while an arrival is written down, the response's connection is closed."""
+    door = {ERRAND: Errand(caller(OneReceipt(BrokenReceipt())), "conversations")}
+    endless = reply(b"{}").replace(b"Length: 2", b"Length: 3")
+    async with answering(endless).serving() as far, client_of(far.base_url) as client:
+        with pytest.raises(LookupError):
+            await client.get(far.base_url + "conversations", extensions=door)
+        async with asyncio.timeout(2):
+            await far.was_closed.wait()
 
 
 @pytest.mark.parametrize(

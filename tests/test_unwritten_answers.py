@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Answers that came and could not be written down: they were paid for, and whoever asked gets them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from chatgpt_rest.upstream.simulated import SimulatedChatGPT, answer_to, segments
+from tests.house import House
+
+
+@asynccontextmanager
+async def read_only(house: House) -> AsyncIterator[None]:
+    """The mirror can be read and not be written, as on a disk that the kernel made read-only for its faults."""
+    writer = house.mirror._database._writer
+    await writer.execute("pragma query_only = on")
+    try:
+        yield
+    finally:
+        await writer.execute("pragma query_only = off")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        ("Hello?", answer_to("Hello?")),
+        ("[[max_tokens:2]] Go on", "".join(segments("[[max_tokens:2]] Go on", cuts=2)[:1])),
+    ],
+    ids=["whole", "cut"],
+)
+async def test_an_answer_that_cannot_be_written_is_given_all_the_same(
+    house: House, chatgpt: SimulatedChatGPT, caplog: pytest.LogCaptureFixture, prompt: str, expected: str
+) -> None:
+    """The client gets the object that upstream's own tree ends with; the log tells of it without its words."""
+    await house.client.get("/conversations")
+    held = chatgpt.fault("conversation", hold_after_events=1)
+    asking = asyncio.create_task(house.client.post("/conversations/new", json={"prompt": prompt, "title": "Mine"}))
+    await held.until_held()
+    async with read_only(house):
+        held.release()
+        answer = await asking
+    (there,) = chatgpt.alice.conversations
+    given = answer.json["response"]
+    assert (answer.status, given["message"]) == (201, expected)
+    assert (given["id"], given["conversation_id"]) == (there.current_node, there.id)
+    assert chatgpt.received("POST") == 1
+    (record,) = [record for record in caplog.records if record.name == "chatgpt_rest.ask"]
+    assert (record.levelno, record.getMessage()[:30]) == (logging.WARNING, "an answer could not be written")
+    assert expected not in caplog.text
+
+
+async def test_an_answer_that_was_not_written_is_fetched_before_the_next_ask(
+    house: House, chatgpt: SimulatedChatGPT
+) -> None:
+    """Once the mirror can be written again, the conversation has what the client was given, and goes on from there."""
+    first = (await house.client.post("/conversations/new", json={"prompt": "One?"})).json["response"]
+    path = f"/conversations/{first['conversation_id']}"
+    held = chatgpt.fault("conversation", hold_after_events=1)
+    asking = asyncio.create_task(house.client.post(f"{path}/ask", json={"prompt": "Two?"}))
+    await held.until_held()
+    async with read_only(house):
+        held.release()
+        given = (await asking).json["response"]
+    third = await house.client.post(f"{path}/ask", json={"prompt": "Three?"})
+    assert third.status == 201
+    assert given in (await house.client.get(f"{path}/messages")).json
+    (there,) = chatgpt.alice.conversations
+    assert there.mapping[there.mapping[there.current_node]["parent"]]["parent"] == given["id"]
