@@ -46,7 +46,7 @@ class Case:
 
 def main() -> None:
     """Measure and report."""
-    console = Console()
+    console = Console(width=110)
     with tempfile.TemporaryDirectory() as folder:
         reading = Table("reading from the mirror", "bytes", "bare aiohttp µs", "this server µs", "ratio (min…max)")
         for row in asyncio.run(_reading(Path(folder), console)):

@@ -63,6 +63,8 @@ def _accepts_gzip(request: web.Request) -> bool:
 def _matches(request: web.Request, etag: str) -> bool:
     if request.method not in {"GET", "HEAD"}:
         return False  # an edit that was made is told, whatever the client has
-    wanted = request.headers.get("If-None-Match", "")
+    wanted = request.headers.get("If-None-Match")
+    if wanted is None:
+        return False
     bare = etag.removeprefix("W/")
     return wanted.strip() == "*" or bare in {tag.strip().removeprefix("W/") for tag in wanted.split(",")}
