@@ -77,6 +77,8 @@ def _about_account(account: dict[str, Any]) -> Finding:
         f"account {account['name'] or account['id']}: {account['conversations']} conversations, "
         f"{account['remaining']} of {account['capacity']} requests left, "
     )
+    if account["blocked_until"] is not None:
+        return Finding("soon", f"{text}held back by ChatGPT's own limit until {account['blocked_until']}", "wait")
     expiry = account["token_expires_at"]
     remedy = "give a new one: server.py token"
     if expiry is None:

@@ -178,8 +178,13 @@ async def _reach(config: Config, operation: str, arguments: dict[str, Any], *, n
         if needs_server:
             raise StartError("no server is running with this mirror; start one first") from None
     clock = SystemClock()
-    async with running(config, clock=clock) as app:
-        return await control_over(app, clock).call(operation, arguments)
+    try:
+        async with running(config, clock=clock) as app:
+            return await control_over(app, clock).call(operation, arguments)
+    except StartError as error:
+        if error.code != "locked":
+            raise
+        raise StartError(f"{error.text}. It does not listen at {config.control_socket}: restart it") from None
 
 
 def _print_table(rows: list[dict[str, Any]], *columns: str) -> None:

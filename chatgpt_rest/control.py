@@ -116,6 +116,7 @@ class Control:
                     "conversations": account.conversations,
                     "remaining": budget.remaining,
                     "capacity": budget.capacity,
+                    "blocked_until": iso(budget.blocked_until) if budget.is_blocked and budget.blocked_until else None,
                     "token_expires_at": None if expiry is None else iso(expiry),
                     "is_token_expired": expiry is not None and expiry <= now,
                     "expires_soon": expiry is not None and now < expiry <= now + EXPIRES_SOON,

@@ -97,6 +97,17 @@ async def test_an_account_without_a_token_is_told(house: House, chatgpt: Simulat
     assert "no access token known" in finding.text
 
 
+async def test_a_limit_of_chatgpt_s_own_is_told(house: House, chatgpt: SimulatedChatGPT) -> None:
+    """An account that upstream holds back is no riddle: until when is said."""
+    await house.client.get("/conversations")
+    chatgpt.fault("conversation", error="hourly_limit")
+    await house.client.post("/conversations/new", data={"prompt": "?"})
+    async with serve_control(control_over(house.app, house.clock), house.config.control_socket):
+        finding = found(await checkup(house.config, house.clock), "account")
+    assert (finding.verdict, finding.remedy) == ("soon", "wait")
+    assert "0 of 50 requests left, held back by ChatGPT's own limit until 20" in finding.text
+
+
 async def test_the_running_server_is_asked(
     tmp_path: Path, chatgpt: SimulatedChatGPT, base_url: str, clock: ManualClock
 ) -> None:
