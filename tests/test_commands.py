@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import shutil
 import signal
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -316,6 +317,7 @@ async def test_a_demo_that_is_stopped_leaves_nothing_behind(temporary: Path, num
     assert left_in(temporary) == []
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 async def test_the_lines_of_the_demo_work_when_pasted(temporary: Path) -> None:
     """All three, in a shell of their own each; and afterwards nothing of the demo is left."""
     environ = {**environment(temporary, "http://127.0.0.1:9/"), "TMPDIR": str(temporary)}

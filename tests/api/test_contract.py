@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import shutil
 from typing import Any, Final
 
 import aiohttp
@@ -154,6 +155,7 @@ async def test_unknown_fields_are_ignored(client: Client) -> None:
     assert answer.status == 201
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 @pytest.mark.parametrize(
     "arguments",
     [
