@@ -37,12 +37,14 @@ from chatgpt_rest.errors import (
 )
 from chatgpt_rest.mirror import AccountMirror, AskRecord, AskState, RequestLog, Standing
 from chatgpt_rest.model import Completeness, Conversation, Node, Question
+from chatgpt_rest.transcript import Transcript
 from chatgpt_rest.upstream.protocol import Answer, Caller, FindCaller, Upstream
 
 CONTINUATIONS: Final = 8
 """How often one answer is continued: a model that never ends would else spend the whole budget on one question."""
 
 _GROWS_EVERY_SECONDS: Final = 1.0
+_WRITES_AGAIN_SECONDS: Final = 2.0
 _BUSY_PAUSES_SECONDS: Final = (1.0, 2.0, 4.0, 8.0)  # "Only one message at a time": the person's own browser is asking
 
 Fetch = Callable[[AccountMirror, str, FindCaller], Awaitable[None]]
@@ -95,6 +97,7 @@ class Asking:
         self._settled: set[asyncio.Task[Any]] = set()
         self._pushes: set[asyncio.Task[Any]] = set()
         self._by_key: dict[tuple[str, bytes], tuple[bytes, asyncio.Task[dict[str, Any]]]] = {}
+        self._unwritten: set[tuple[str, bytes]] = set()
         self._is_closing = False
 
     async def ask(
@@ -138,7 +141,11 @@ class Asking:
 
     def _remember(self, task: asyncio.Task[dict[str, Any]], account: str, key: bytes, digest: bytes) -> None:
         self._by_key[account, key] = (digest, task)
-        task.add_done_callback(lambda _: self._by_key.pop((account, key), None))
+        task.add_done_callback(lambda _: self._forget_key(account, key))
+
+    def _forget_key(self, account: str, key: bytes) -> None:
+        if (account, key) not in self._unwritten:
+            self._by_key.pop((account, key), None)
 
     # ------------------------------------------------------------------------------------------------ the task
 
@@ -170,17 +177,18 @@ class Asking:
                 idempotency_digest=key,
                 request_digest=request.digest(),
             )
-            script = await self._send(mirror, caller, ask_id, question, autocontinue=request.autocontinue)
+            transcript = await self._send(mirror, caller, ask_id, question, autocontinue=request.autocontinue)
             try:
-                record = await self._end(mirror, ask_id, AskState.ANSWERED, script)
+                record = await self._end(mirror, ask_id, AskState.ANSWERED, transcript)
             except StorageFailed as error:
-                # It was paid for. Who asked gets it, and upstream keeps it for the mirror.
-                log.warning("an answer could not be written account=%s reason=%s", mirror.account, error.text)
-                return script.answer()
+                # It was paid for: who asked gets it at once, and the mirror as soon as it takes it.
+                log.warning("an answer could not be written yet account=%s reason=%s", mirror.account, error.text)
+                self._write_later(mirror, ask_id, transcript, key)
+                return transcript.answer()
             except Exception:
                 log.exception("an answer could not be written account=%s", mirror.account)
-                await self._give_up(mirror, ask_id, script)
-                return script.answer()
+                await self._close(mirror, ask_id, AskState.INCOMPLETE, transcript)
+                return transcript.answer()
             if request.title is not None and not self._is_closing:  # the mirror keeps it for the next process
                 await self._push(self._push_title(mirror, caller, record.conversation, request.title))
         return await _answered(mirror, record)
@@ -218,6 +226,27 @@ class Asking:
         if not push.cancelled() and (error := push.exception()) is not None:
             log.error("a title could not be pushed", exc_info=error)
 
+    def _write_later(self, mirror: AccountMirror, ask_id: str, transcript: Transcript, key: bytes | None) -> None:
+        """Try to write an answer down until it works. Its key goes on answering from memory until then."""
+        if key is not None:
+            self._unwritten.add((mirror.account, key))
+        task = asyncio.create_task(self._keep_writing(mirror, ask_id, transcript, key))
+        self._pushes.add(task)
+        task.add_done_callback(self._pushes.discard)
+
+    async def _keep_writing(
+        self, mirror: AccountMirror, ask_id: str, transcript: Transcript, key: bytes | None
+    ) -> None:
+        while True:
+            await self._sleep(_WRITES_AGAIN_SECONDS)
+            with suppress(StorageFailed):
+                await self._end(mirror, ask_id, AskState.ANSWERED, transcript)
+                break
+        log.info("an answer is written after all account=%s", mirror.account)
+        if key is not None:
+            self._unwritten.discard((mirror.account, key))
+            self._by_key.pop((mirror.account, key), None)
+
     async def _parent(self, mirror: AccountMirror, request: AskRequest, find_caller: FindCaller) -> str | None:
         """The message to go on from: one that upstream is known to have. Fetches the conversation where that is
         open.
@@ -249,27 +278,27 @@ class Asking:
 
     async def _send(
         self, mirror: AccountMirror, caller: Caller, ask_id: str, question: Question, *, autocontinue: bool
-    ) -> _Script:
+    ) -> Transcript:
         """Ask, and continue where that is wished. What comes back is whole; how anything else ended is written down."""
-        script = _Script()
+        transcript = Transcript()
         try:
-            await self._leg(mirror, caller, ask_id, question, script)
+            await self._leg(mirror, caller, ask_id, question, transcript)
             for _ in range(CONTINUATIONS if autocontinue else 0):
-                if script.finish != "max_tokens":
+                if transcript.finish != "max_tokens":
                     break
-                if not await self._continue(mirror, caller, ask_id, question, script):
+                if not await self._continue(mirror, caller, ask_id, question, transcript):
                     break
-            if script.is_complete:
+            if transcript.is_complete:
                 self._settle()
-                return script
+                return transcript
         except asyncio.CancelledError as error:
             # Only `drain` cancels this task. It ends here, and who waits for it learns how.
-            state = AskState.INCOMPLETE if script.nodes else AskState.UNCERTAIN
-            record = await asyncio.shield(self._end(mirror, ask_id, state, script))
-            raise (_incomplete if script.nodes else _uncertain)(record, None) from error
+            state = AskState.INCOMPLETE if transcript.nodes else AskState.UNCERTAIN
+            record = await asyncio.shield(self._close(mirror, ask_id, state, transcript))
+            raise (_incomplete if transcript.nodes else _uncertain)(record, None) from error
         except (MirrorError, TimeoutError) as error:
-            state = _how_it_failed(error, script)
-            record = await self._end(mirror, ask_id, state, script)
+            state = _how_it_failed(error, transcript)
+            record = await self._close(mirror, ask_id, state, transcript)
             log.info("an ask failed account=%s state=%s reason=%s", mirror.account, state.value, error)
             if state is AskState.INCOMPLETE:
                 raise _incomplete(record, error) from error
@@ -278,9 +307,10 @@ class Asking:
             raise
         except Exception:
             # A fault of ours, and the error middleware's to tell. But the ask has an end all the same.
-            await self._give_up(mirror, ask_id, script)
+            state = AskState.INCOMPLETE if transcript.nodes else AskState.UNCERTAIN
+            await self._close(mirror, ask_id, state, transcript)
             raise
-        record = await self._end(mirror, ask_id, AskState.INCOMPLETE, script)
+        record = await self._close(mirror, ask_id, AskState.INCOMPLETE, transcript)
         raise _incomplete(record, None)
 
     def _settle(self) -> None:
@@ -291,116 +321,87 @@ class Asking:
             task.add_done_callback(self._settled.discard)
 
     async def _leg(
-        self, mirror: AccountMirror, caller: Caller, ask_id: str, question: Question, script: _Script
+        self, mirror: AccountMirror, caller: Caller, ask_id: str, question: Question, transcript: Transcript
     ) -> None:
         """One request upstream and its stream. "Only one message at a time" is tried again: nothing was asked then."""
         for pause in (*_BUSY_PAUSES_SECONDS, None):
             try:
                 async with self._upstream.ask(caller, question) as answer:
-                    await self._watch(mirror, ask_id, answer, script)
+                    await self._watch(mirror, ask_id, answer, transcript)
             except UpstreamBusy:
-                if pause is None or script.has_grown:
+                if pause is None or transcript.has_grown:
                     raise
                 await self._sleep(pause)
             else:
                 return
 
     async def _continue(
-        self, mirror: AccountMirror, caller: Caller, ask_id: str, question: Question, script: _Script
+        self, mirror: AccountMirror, caller: Caller, ask_id: str, question: Question, transcript: Transcript
     ) -> bool:
         """Ask upstream to go on writing. False where it will not: the answer so far was paid for, and stands."""
         continuation = Question(
             message_id=str(uuid4()),
             prompt="",
-            conversation_id=script.conversation_id,
-            parent_id=script.nodes[-1].id,
+            conversation_id=transcript.conversation_id,
+            parent_id=transcript.nodes[-1].id,
             model=question.model,
             is_continuation=True,
         )
-        script.begin_continuation()
+        transcript.begin_continuation()
         try:
-            await self._leg(mirror, caller, ask_id, continuation, script)
+            await self._leg(mirror, caller, ask_id, continuation, transcript)
         except (UpstreamError, BudgetSpent) as error:
-            if script.has_grown:
+            if transcript.has_grown:
                 raise
             log.info("an answer stays cut account=%s reason=%s", mirror.account, error.code)
-            script.end_continuation()
+            transcript.end_continuation()
             return False
         return True
 
-    async def _watch(self, mirror: AccountMirror, ask_id: str, answer: Answer, script: _Script) -> None:
-        """Follow a stream to its end, and write what has come into the mirror at least once a second."""
-        clock = asyncio.get_running_loop().time
-        written_at = -_GROWS_EVERY_SECONDS
+    async def _watch(self, mirror: AccountMirror, ask_id: str, answer: Answer, transcript: Transcript) -> None:
+        """Follow a stream to its end, and write what has come into the mirror once a second, events or none."""
+        has_begun = asyncio.Event()
+        scribe = asyncio.create_task(self._write_on(mirror, ask_id, answer, transcript, has_begun))
         try:
             async for _ in answer:
-                if clock() - written_at >= _GROWS_EVERY_SECONDS and answer.conversation_id is not None:
-                    script.take(answer)
-                    # A full disk must not cost an answer that upstream goes on writing; its end is written once more.
-                    with suppress(StorageFailed):
-                        await mirror.asks.grow(
-                            ask_id, script.nodes, conversation_id=answer.conversation_id, title=answer.title
-                        )
-                    written_at = clock()
+                has_begun.set()
         finally:
-            script.take(answer)
+            scribe.cancel()
+            await asyncio.wait((scribe,))
+            transcript.take(answer)
+        if not scribe.cancelled() and (error := scribe.exception()) is not None:
+            log.error("an answer could not be written as it came account=%s", mirror.account, exc_info=error)
 
-    async def _end(self, mirror: AccountMirror, ask_id: str, state: AskState, script: _Script) -> AskRecord:
+    async def _write_on(
+        self, mirror: AccountMirror, ask_id: str, answer: Answer, transcript: Transcript, has_begun: asyncio.Event
+    ) -> None:
+        await has_begun.wait()
+        written: tuple[Node, ...] = ()
+        while True:
+            transcript.take(answer)
+            if answer.conversation_id is not None and transcript.nodes != written:
+                # A full disk must not cost an answer that upstream goes on writing; its end is written once more.
+                with suppress(StorageFailed):
+                    await mirror.asks.grow(
+                        ask_id, transcript.nodes, conversation_id=answer.conversation_id, title=answer.title
+                    )
+                    written = transcript.nodes
+            await asyncio.sleep(_GROWS_EVERY_SECONDS)
+
+    async def _end(self, mirror: AccountMirror, ask_id: str, state: AskState, transcript: Transcript) -> AskRecord:
         return await mirror.asks.end(
-            ask_id, state, script.nodes, conversation_id=script.conversation_id, title=script.title
+            ask_id, state, transcript.nodes, conversation_id=transcript.conversation_id, title=transcript.title
         )
 
-    async def _give_up(self, mirror: AccountMirror, ask_id: str, script: _Script) -> None:
-        """End an ask after a fault of ours: without its last words, where these are what cannot be written."""
-        state = AskState.INCOMPLETE if script.nodes else AskState.UNCERTAIN
+    async def _close(self, mirror: AccountMirror, ask_id: str, state: AskState, transcript: Transcript) -> AskRecord:
+        """End an ask that did not succeed: without its last words, where these are what cannot be written."""
         try:
-            await self._end(mirror, ask_id, state, script)
+            return await self._end(mirror, ask_id, state, transcript)
+        except StorageFailed:
+            raise  # nothing can be written now, and the next start closes what is open
         except Exception:
             log.exception("the last words of an ask could not be written account=%s", mirror.account)
-            await self._end(mirror, ask_id, state, _Script())
-
-
-class _Script:
-    """What has come of an answer so far, over all its continuations."""
-
-    def __init__(self) -> None:
-        self.conversation_id: str | None = None
-        self.title: str | None = None
-        self.finish: str | None = None
-        self.is_complete = False
-        self._before: tuple[Node, ...] = ()
-        self._now: tuple[Node, ...] = ()
-
-    @property
-    def nodes(self) -> tuple[Node, ...]:
-        return self._before + self._now
-
-    @property
-    def has_grown(self) -> bool:
-        """Whether anything came since the continuation began."""
-        return bool(self._now)
-
-    def take(self, answer: Answer) -> None:
-        self._now = answer.nodes()
-        self.conversation_id = answer.conversation_id or self.conversation_id
-        self.title = answer.title or self.title
-        self.finish = answer.finish
-        self.is_complete = answer.is_complete
-
-    def answer(self) -> dict[str, Any]:
-        """The answer as a message object, from what came alone."""
-        end = chatgpt_json.answer_end(self.nodes)
-        if end is None or self.conversation_id is None:
-            raise UpstreamBroken("upstream sent an empty answer", code="upstream_empty_answer")
-        nodes = {node.id: node for node in self.nodes}
-        alone = Conversation(self.conversation_id, None, None, None, end.id, nodes)
-        return chatgpt_json.answer(alone, end.id)
-
-    def begin_continuation(self) -> None:
-        self._before, self._now = self.nodes, ()
-
-    def end_continuation(self) -> None:
-        self.finish, self.is_complete = "max_tokens", True
+            return await self._end(mirror, ask_id, state, Transcript())
 
 
 def _confirmed_parent(tree: Conversation, parent_id: str | None, *, at_least: Completeness) -> str | None:
@@ -418,8 +419,8 @@ def _newest_confirmed(tree: Conversation) -> str:
     raise Conflict("this conversation has no message to go on from; ask in a new one", code="conversation_empty")
 
 
-def _how_it_failed(error: Exception, script: _Script) -> AskState:
-    if script.nodes:
+def _how_it_failed(error: Exception, transcript: Transcript) -> AskState:
+    if transcript.nodes:
         return AskState.INCOMPLETE
     # A connection that was never made carried nothing, and a refusal in so many words is one. All else may have
     # arrived.

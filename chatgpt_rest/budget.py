@@ -58,6 +58,13 @@ class Budget:
         return max(times)
 
     @property
+    def more_at(self) -> int:
+        """When more requests may leave than now; `now` where every token is there."""
+        if self.remaining == 0:
+            return self.next_token_at
+        return self.held_until[0] if self.held_until else self.now
+
+    @property
     def full_at(self) -> int:
         """When every token will be back, if none is taken until then."""
         return max((self.now, *self.held_until))

@@ -26,6 +26,11 @@ class Claims:
     is_unsigned: bool = False
 
 
+def looks_like_token(text: str) -> bool:
+    """Whether this is shaped like a JWT: in any place but the Authorization header somebody's mistake."""
+    return text.startswith("eyJ") and text.count(".") == 2
+
+
 def claims_of(token: Secret) -> Claims:
     """What a JWT says; nothing where it is none. Nothing in it is verified here."""
     parts = token.reveal().split(".")

@@ -30,10 +30,11 @@ class AccountGate:
         if isinstance(error, UpstreamRefusedToken):
             await self._forget_token()
         elif isinstance(error, UpstreamLimit) and error.retry_after_seconds is not None:
+            seconds, body = error.retry_after_seconds, _dumped(error.body)
             if not error.is_of_one_model:
-                await self._requests.block(self._account, seconds=error.retry_after_seconds, body=_dumped(error.body))
+                await self._requests.block(self._account, seconds=seconds, body=body)
             elif model is not None:
-                await self._requests.block_model(self._account, model, seconds=error.retry_after_seconds)
+                await self._requests.block_model(self._account, model, seconds=seconds, body=body)
 
 
 class CheckGate:

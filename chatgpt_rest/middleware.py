@@ -125,13 +125,16 @@ async def budget_middleware(request: web.Request, handler: Handler) -> web.Strea
     return response
 
 
-def budget_headers(budget: Budget) -> dict[str, str]:
-    """The IETF's RateLimit fields: what is left, and in how many seconds more of it comes back."""
-    next_one = budget.held_until[0] if budget.held_until else budget.now
-    seconds = -(-(max(next_one, budget.next_token_at) - budget.now) // SECOND)
+def budget_headers(budget: Budget, *, refused_for_seconds: int | None = None) -> dict[str, str]:
+    """The IETF's RateLimit fields: what is left, and in how many seconds more of it comes back. To one who was refused
+    nothing is left: what others wait for already is theirs.
+    """
+    remaining, seconds = budget.remaining, -(-(budget.more_at - budget.now) // SECOND)
+    if refused_for_seconds is not None:
+        remaining, seconds = 0, refused_for_seconds
     return {
         "RateLimit-Policy": f'"hour";q={budget.capacity};w={WINDOW // SECOND}',
-        "RateLimit": f'"hour";r={budget.remaining};t={seconds}',
+        "RateLimit": f'"hour";r={remaining};t={seconds}',
     }
 
 
@@ -167,7 +170,10 @@ async def _refusal(request: web.Request, error: MirrorError) -> web.Response:
         response.headers["Retry-After"] = str(error.retry_after_seconds)
     if is_limit and PRINCIPAL in request:
         requests = request.app[MIRROR_OF_ALL].requests
-        response.headers.update(budget_headers(await requests.budget(request[PRINCIPAL].account)))
+        budget = await requests.budget(request[PRINCIPAL].account)
+        is_of_one_model = isinstance(error, UpstreamLimit) and error.is_of_one_model
+        refused_for_seconds = None if is_of_one_model else error.retry_after_seconds
+        response.headers.update(budget_headers(budget, refused_for_seconds=refused_for_seconds))
     if status == 401:
         response.headers["WWW-Authenticate"] = 'Bearer realm="chatgpt_rest"'
     return response

@@ -102,6 +102,7 @@ create table model_block (
     account text not null,
     model text not null,
     blocked_until integer not null,               -- the cap of one model holds back asks to that model only
+    blocked_body blob,                            -- JSON: the words upstream said that with
     primary key (account, model)
 ) strict, without rowid;
 

@@ -15,13 +15,12 @@ async def budget(request: web.Request) -> web.Response:
     """`GET /budget`: what is left of this account's hour, and when the next token comes back."""
     state = await request.app[MIRROR_OF_ALL].requests.budget(request[PRINCIPAL].account)
     is_full = not state.held_until and not state.is_blocked
-    next_one = max(state.held_until[0] if state.held_until else state.now, state.next_token_at)
     return json_response(
         {
             "capacity": state.capacity,
             "remaining": state.remaining,
             "used": state.used,
-            "resets_at": None if is_full else iso(next_one),
+            "resets_at": None if is_full else iso(state.more_at),
             "full_at": None if is_full else iso(max(state.full_at, state.next_token_at)),
             "window_seconds": WINDOW // SECOND,
             "blocked_until": iso(state.blocked_until) if state.is_blocked and state.blocked_until else None,

@@ -214,26 +214,30 @@ class RequestLog:
                 (until, body, account),
             )
 
-    async def block_model(self, account: str, model: str, *, seconds: float) -> None:
-        """Upstream's cap of one model holds asks to that model back for so long."""
+    async def block_model(self, account: str, model: str, *, seconds: float, body: bytes | None = None) -> None:
+        """Upstream's cap of one model holds asks to that model back; `body` is the JSON it said that with."""
         until = self._clock.now() + int(seconds * SECOND)
         async with self._database.write() as connection:
             await connection.execute(
-                "insert or replace into model_block (account, model, blocked_until) values (?, ?, ?)",
-                (account, model, until),
+                "insert or replace into model_block (account, model, blocked_until, blocked_body) values (?, ?, ?, ?)",
+                (account, model, until, body),
             )
 
     async def check_model(self, account: str, model: str) -> None:
-        """Raises UpstreamLimit while upstream's cap of this model holds."""
+        """Raises UpstreamLimit, in upstream's words, while its cap of this model holds."""
         now = self._clock.now()
         async with self._database.read() as connection:
             rows = await connection.execute_fetchall(
-                "select blocked_until from model_block where account = ? and model = ? and blocked_until > ?",
+                """
+                select blocked_until, blocked_body from model_block
+                where account = ? and model = ? and blocked_until > ?
+                """,
                 (account, model, now),
             )
-        for row in rows:
+        for until, body in rows:
             raise UpstreamLimit(
-                f"ChatGPT's cap of {model} is reached",
+                "upstream's cap of this model is reached",
                 is_of_one_model=True,
-                retry_after_seconds=(row[0] - now) / SECOND,
+                retry_after_seconds=(until - now) / SECOND,
+                body=None if body is None else json.loads(body),
             )

@@ -88,7 +88,7 @@ def _by_words(
     if status == 401 or words.code == "token_expired":
         return UpstreamRefusedToken("upstream does not accept the access token", body=said)
     if _UNUSUAL.search(words.text):
-        return UpstreamRefusesPrograms(_REFUSES_PROGRAMS, body=said)
+        return UpstreamRefusesPrograms(_REFUSES_PROGRAMS, body=said, details={"hint": _REFUSES_PROGRAMS})
     if _ONE_AT_A_TIME.search(words.text):
         return UpstreamBusy(
             "upstream is still writing another answer", body=said, retry_after_seconds=retry_after_seconds

@@ -238,6 +238,22 @@ async def test_a_bot_check_names_the_alternatives(client: Client, chatgpt: Simul
     assert "Reading goes on" in refused.json["error"]
 
 
+async def test_a_bot_check_in_words_names_the_alternatives_too(client: Client, chatgpt: SimulatedChatGPT) -> None:
+    """Upstream's own JSON is the error, and what to do stands beside it."""
+    chatgpt.fault("conversation", error="unusual_activity")
+    refused = await ask(client, NEW)
+    assert "unusual activity" in refused.json["error"]["detail"]
+    assert "[upstream] base_url" in refused.json["hint"]
+
+
+async def test_a_cap_is_told_in_upstream_s_words_as_long_as_it_holds(client: Client, chatgpt: SimulatedChatGPT) -> None:
+    """Who asks a capped model again hears what the first one heard, and nothing is sent."""
+    chatgpt.fault("conversation", error="model_cap", times=1)
+    first, second = await ask(client, NEW), await ask(client, NEW)
+    assert first.json == second.json
+    assert chatgpt.received("POST") == 1
+
+
 async def test_upstream_s_own_words_are_passed_on(client: Client, chatgpt: SimulatedChatGPT) -> None:
     """`error` is upstream's JSON where it sent some."""
     chatgpt.fault("conversation", error="model_cap")

@@ -219,11 +219,21 @@ async def test_half_a_character_in_a_field_nobody_knows(client: Client) -> None:
     assert (await new(client, JSON, b'{"prompt": "Hello?", "\\ud800": "\\udfff"}')).status == 201
 
 
-@pytest.mark.parametrize("model", ["a" * 201, "gpt\n4", "gpt\x00", "\u2028"], ids=["long", "line", "NUL", "separator"])
+MODEL_RULE: Final = "model must be at most 200 printable characters, and no credential"
+
+
+@pytest.mark.parametrize(
+    "model",
+    ["a" * 201, "gpt\n4", "gpt\x00", "\u2028", "eyJhbGciOiJI.eyJhdWQi.c2ln", "cgrt_abcdefgh"],
+    ids=["long", "line", "NUL", "separator", "access token", "local key"],
+)
 async def test_a_model_s_name_is_short_and_printable(client: Client, model: str) -> None:
     """A model that no model can be called is a 400 that names the field."""
     refused = await client.post("/conversations/new", json={"prompt": "Hello?", "model": model})
-    assert (refused.status, refused.json["error"]) == (400, "model must be at most 200 printable characters")
+    assert (refused.status, refused.json["error"]) == (
+        400,
+        "model must be at most 200 printable characters, and no credential",
+    )
 
 
 async def test_a_file_is_no_text(client: Client) -> None:
