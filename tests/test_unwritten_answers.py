@@ -75,23 +75,25 @@ async def test_an_answer_that_was_not_written_is_fetched_before_the_next_ask(
 
 async def test_an_answer_is_written_as_soon_as_the_mirror_takes_it(house: House, chatgpt: SimulatedChatGPT) -> None:
     """Nobody has to ask again for the mirror to hold what the client was given; its key answers the same throughout."""
-    await house.client.get("/conversations")
+    first = (await house.client.post("/conversations/new", json={"prompt": "One?"})).json["response"]
+    path = f"/conversations/{first['conversation_id']}"
     key = {"Idempotency-Key": "k1"}
     held = chatgpt.fault("conversation", hold_after_events=1)
-    asking = asyncio.create_task(house.client.post("/conversations/new", json={"prompt": "One?"}, headers=key))
+    asking = asyncio.create_task(house.client.post(f"{path}/ask", json={"prompt": "Two?"}, headers=key))
     await held.until_held()
     async with read_only(house):
         held.release()
         given = (await asking).json["response"]
-        again = await house.client.post("/conversations/new", json={"prompt": "One?"}, headers=key)
+        again = await house.client.post(f"{path}/ask", json={"prompt": "Two?"}, headers=key)
         assert (again.status, again.json["response"]) == (201, given)
-    path = f"/conversations/{given['conversation_id']}/messages"
+        assert (await house.client.get(f"{path}/messages")).json[-1] != given
     async with asyncio.timeout(10):
-        while (await house.client.get(path)).json[-1:] != [given]:
+        while (await house.client.get(f"{path}/messages")).json[-1] != given:
             pass  # the server tries again every two seconds
-    again = await house.client.post("/conversations/new", json={"prompt": "One?"}, headers=key)
+    again = await house.client.post(f"{path}/ask", json={"prompt": "Two?"}, headers=key)
     assert (again.status, again.json["response"]) == (201, given)
-    assert chatgpt.received("POST") == 1
+    assert chatgpt.received("POST") == 2
+    assert chatgpt.received("GET", "conversation/*") == 0
 
 
 async def test_what_came_before_a_silence_is_written_during_it(house: House, chatgpt: SimulatedChatGPT) -> None:
