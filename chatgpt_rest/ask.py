@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from uuid import uuid4
 
 from chatgpt_rest import chatgpt_json
@@ -50,6 +50,8 @@ _BUSY_PAUSES_SECONDS: Final = (1.0, 2.0, 4.0, 8.0)  # "Only one message at a tim
 Fetch = Callable[[AccountMirror, str, FindCaller], Awaitable[None]]
 PushTitle = Callable[[AccountMirror, Caller, str, str], Coroutine[Any, Any, bool]]
 Sleep = Callable[[float], Awaitable[None]]
+
+_T = TypeVar("_T")
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +97,7 @@ class Asking:
         self._waiting: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._settled: set[asyncio.Task[Any]] = set()
-        self._pushes: set[asyncio.Task[Any]] = set()
+        self._chores: set[asyncio.Task[Any]] = set()  # what is left to do for answers that were given
         self._by_key: dict[tuple[str, bytes], tuple[bytes, asyncio.Task[dict[str, Any]]]] = {}
         self._unwritten: set[tuple[str, bytes]] = set()
         self._is_closing = False
@@ -117,9 +119,7 @@ class Asking:
             digest, task = under_way
             _check_same(digest, request)
         else:
-            task = asyncio.create_task(self._answer(mirror, request, find_caller, key))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            task = _start(self._answer(mirror, request, find_caller, key), among=self._tasks)
             if key is not None:
                 self._remember(task, mirror.account, key, request.digest())
         try:
@@ -135,9 +135,9 @@ class Asking:
         if self._tasks:
             log.info("waiting for answers under way asks=%d seconds=%g", len(self._tasks), seconds)
             await asyncio.wait(self._tasks, timeout=seconds)
-        for task in (self._tasks - self._settled) | self._pushes:
+        for task in (self._tasks - self._settled) | self._chores:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, *self._chores, return_exceptions=True)
 
     def _remember(self, task: asyncio.Task[dict[str, Any]], account: str, key: bytes, digest: bytes) -> None:
         self._by_key[account, key] = (digest, task)
@@ -219,9 +219,7 @@ class Asking:
         """Bring the title upstream, in a task of its own: the answer is there, and nothing that befalls the title, the
         end of the server included, may cost it. A title that did not get through is kept by the mirror.
         """
-        push = asyncio.create_task(pushing)
-        self._pushes.add(push)
-        push.add_done_callback(self._pushes.discard)
+        push = _start(pushing, among=self._chores)
         await asyncio.wait((push,))
         if not push.cancelled() and (error := push.exception()) is not None:
             log.error("a title could not be pushed", exc_info=error)
@@ -230,9 +228,7 @@ class Asking:
         """Try to write an answer down until it works. Its key goes on answering from memory until then."""
         if key is not None:
             self._unwritten.add((mirror.account, key))
-        task = asyncio.create_task(self._keep_writing(mirror, ask_id, transcript, key))
-        self._pushes.add(task)
-        task.add_done_callback(self._pushes.discard)
+        _start(self._keep_writing(mirror, ask_id, transcript, key), among=self._chores)
 
     async def _keep_writing(
         self, mirror: AccountMirror, ask_id: str, transcript: Transcript, key: bytes | None
@@ -402,6 +398,14 @@ class Asking:
         except Exception:
             log.exception("the last words of an ask could not be written account=%s", mirror.account)
             return await self._end(mirror, ask_id, state, Transcript())
+
+
+def _start(work: Coroutine[Any, Any, _T], *, among: set[asyncio.Task[Any]]) -> asyncio.Task[_T]:
+    """A task that is kept `among` others until it ends."""
+    task = asyncio.create_task(work)
+    among.add(task)
+    task.add_done_callback(among.discard)
+    return task
 
 
 def _confirmed_parent(tree: Conversation, parent_id: str | None, *, at_least: Completeness) -> str | None:

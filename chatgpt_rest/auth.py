@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
-from chatgpt_rest.claims import Claims, claims_of
-from chatgpt_rest.clock import DAY, HOUR, MINUTE, Clock
+from chatgpt_rest.claims import Claims, claims_of, looks_like_token
+from chatgpt_rest.clock import DAY, MINUTE, Clock, growing_pause
 from chatgpt_rest.errors import (
     BudgetSpent,
     MirrorError,
@@ -33,13 +33,10 @@ from chatgpt_rest.errors import (
 from chatgpt_rest.gate import AccountGate, CheckGate
 from chatgpt_rest.mirror import Credential, Mirror
 from chatgpt_rest.model import Secret
-from chatgpt_rest.upstream.protocol import Caller, Upstream
+from chatgpt_rest.upstream.protocol import LARGEST_PAGE, Caller, Upstream
 
 KEY_PREFIX: Final = "cgrt_"
 """What local API keys begin with: such a credential is never taken for a token and never leaves this machine."""
-
-PAGE_SIZE: Final = 100
-"""Upstream's own maximum for a page of its list."""
 
 _LONGEST_TOKEN: Final = 8192  # characters
 _REFUSAL_LASTS: Final = 10 * MINUTE
@@ -65,6 +62,11 @@ class _HeldToken:
     account: str
     token: Secret
     expires_at: int
+
+
+def looks_like_credential(text: str) -> bool:
+    """Whether this is shaped like a local API key or an access token, which belong into the Authorization header."""
+    return text.startswith(KEY_PREFIX) or looks_like_token(text)
 
 
 class Auth:
@@ -155,9 +157,8 @@ class Auth:
         except Unavailable:
             # Upstream is away, or turns programs away. Each try costs a request, so it is let rest for longer and
             # longer.
-            wait = min(MINUTE * 2**self._configured_failures, HOUR)
+            self._configured_again_at = self._clock.now() + growing_pause(self._configured_failures)
             self._configured_failures += 1
-            self._configured_again_at = self._clock.now() + wait
             raise
 
     def has_new_configured(self) -> bool:
@@ -277,7 +278,7 @@ class Auth:
         since = conversations.deletions
         gate = CheckGate(self._mirror.requests, account, is_stranger=is_stranger)
         try:
-            page = await self._upstream.list_page(Caller(account, token, gate), offset=0, limit=PAGE_SIZE)
+            page = await self._upstream.list_page(Caller(account, token, gate), offset=0, limit=LARGEST_PAGE)
         except UpstreamRefusedToken as error:
             self._remember_refusal(digest)
             await gate.disown()

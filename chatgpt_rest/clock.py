@@ -14,6 +14,7 @@ MINUTE: Final = 60 * SECOND
 HOUR: Final = 60 * MINUTE
 DAY: Final = 24 * HOUR
 
+_DOUBLINGS: Final = 6  # of a minute, to more than an hour
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -50,6 +51,11 @@ class SystemClock:
 
     def boot(self) -> BootTime | None:
         return None if self._boot_id is None else BootTime(self._boot_id, _elapsed())
+
+
+def growing_pause(failures: int) -> int:
+    """How long (µs) to let rest what has failed so often before: one minute, two, four …, an hour at the most."""
+    return min(MINUTE << min(failures, _DOUBLINGS), HOUR)
 
 
 def iso(time_us: int) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from typing import Final
 
-from chatgpt_rest.clock import HOUR, MINUTE, Clock
+from chatgpt_rest.clock import Clock, growing_pause
 from chatgpt_rest.errors import BudgetSpent, Conflict, NotFound, UpstreamError, UpstreamNotFound, UpstreamRejected
 from chatgpt_rest.mirror import AccountMirror, Standing
 from chatgpt_rest.upstream.protocol import Caller, FindCaller, Upstream
@@ -101,5 +101,4 @@ class Edits:
                 break
         self._resting.pop(mirror.account, None)
         if failed:
-            wait = min(MINUTE * 2**failures, HOUR)
-            self._resting[mirror.account] = (failures + 1, self._clock.now() + wait)
+            self._resting[mirror.account] = (failures + 1, self._clock.now() + growing_pause(failures))

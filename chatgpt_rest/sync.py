@@ -11,10 +11,7 @@ from typing import Final
 from chatgpt_rest.clock import MINUTE, Clock
 from chatgpt_rest.errors import NotFound, Unauthorized, Unavailable, UpstreamNotFound, UpstreamRefusedToken
 from chatgpt_rest.mirror import AccountMirror, Standing
-from chatgpt_rest.upstream.protocol import FindCaller, Upstream
-
-FIRST_PAGE: Final = 100
-"""How many conversations the first list of an account fetches before it answers: upstream's largest page."""
+from chatgpt_rest.upstream.protocol import LARGEST_PAGE, FindCaller, Upstream
 
 _ABSENCE_LASTS: Final = 10 * MINUTE
 _ABSENCES: Final = 10_000  # held in memory, the oldest forgotten first
@@ -58,7 +55,7 @@ class Sync:
         if await mirror.conversations.was_listed():
             return  # a token had to be proved first, and the same request does that
         since = mirror.conversations.deletions
-        page = await self._upstream.list_page(caller, offset=0, limit=FIRST_PAGE)
+        page = await self._upstream.list_page(caller, offset=0, limit=LARGEST_PAGE)
         await mirror.conversations.save_page(page, offset=0, since=since)
 
     async def _fetch(

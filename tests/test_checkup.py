@@ -4,9 +4,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +15,7 @@ from chatgpt_rest.config import Config
 from chatgpt_rest.control import control_over, serve_control
 from chatgpt_rest.model import Secret
 from chatgpt_rest.upstream.simulated import SimulatedChatGPT
+from tests.disks import small_disk
 from tests.house import House, ManualClock, make_config, open_house
 
 WEEK_SECONDS = 7 * DAY / SECOND
@@ -164,26 +162,13 @@ async def test_a_damaged_mirror_is_wrong(config: Config, clock: ManualClock, acc
     assert any(finding.text.startswith("mirror: ") and finding.verdict == "wrong" for finding in findings)
 
 
-@contextmanager
-def disk(folder: Path, size_mib: int) -> Iterator[Path]:
-    """A file system of this size."""
-    folder.mkdir()
-    mount = ("mount", "-t", "tmpfs", "-o", f"size={size_mib}m", "none", folder)
-    if subprocess.run(mount, check=False, stderr=subprocess.DEVNULL).returncode:
-        pytest.skip("a file system cannot be mounted here")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", folder], check=True)
-
-
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk takes root")
 @pytest.mark.parametrize(("size_mib", "is_enough"), [(16, False), (120, True)], ids=["nearly full", "enough"])
 async def test_a_disk_that_is_nearly_full_is_wrong(
     tmp_path: Path, base_url: str, clock: ManualClock, size_mib: int, *, is_enough: bool
 ) -> None:
     """Less than 100 MiB where the mirror is are told, with how much there is and what to do; more is no finding."""
-    with disk(tmp_path / "disk", size_mib) as folder:
+    with small_disk(tmp_path / "disk", size_mib=size_mib) as folder:
         findings = await checkup(make_config(folder, base_url), clock)
     about = [finding for finding in findings if finding.text.startswith("disk: ")]
     assert len(about) == (0 if is_enough else 1)

@@ -16,9 +16,8 @@ from urllib.parse import parse_qsl
 from aiohttp import BodyPartReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from chatgpt_rest.auth import KEY_PREFIX
+from chatgpt_rest.auth import looks_like_credential
 from chatgpt_rest.chatgpt_json import is_id
-from chatgpt_rest.claims import looks_like_token
 from chatgpt_rest.context import CONFIG
 from chatgpt_rest.errors import BadRequest, RequestTimeout, TooLarge, UnsupportedMediaType
 
@@ -58,14 +57,14 @@ class Fields:
     def name(self, name: str) -> str | None:
         """A short printable string; empty counts as absent."""
         value = self.text(name)
-        if value and (len(value) > _LONGEST_NAME or not value.isprintable() or _is_secret(value)):
+        if value and (len(value) > _LONGEST_NAME or not value.isprintable() or looks_like_credential(value)):
             raise BadRequest(f"{name} must be at most {_LONGEST_NAME} printable characters, and no credential")
         return value or None
 
     def id(self, name: str) -> str | None:
         """The id of a message; empty counts as absent."""
         value = self.text(name)
-        if value and (not is_id(value) or _is_secret(value)):
+        if value and (not is_id(value) or looks_like_credential(value)):
             raise BadRequest(f"{name} must be the id of a message")
         return value or None
 
@@ -77,10 +76,6 @@ class Fields:
         if isinstance(value, str) and value.lower() in {"true", "false"}:
             return value.lower() == "true"
         raise BadRequest(f'{name} must be "true" or "false"')
-
-
-def _is_secret(value: str) -> bool:
-    return value.startswith(KEY_PREFIX) or looks_like_token(value)
 
 
 async def read_fields(request: web.Request) -> Fields:

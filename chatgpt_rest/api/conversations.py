@@ -10,7 +10,7 @@ from aiohttp import web
 
 from chatgpt_rest.api.answers import page_links, rendered_response
 from chatgpt_rest.api.body import read_fields
-from chatgpt_rest.auth import KEY_PREFIX
+from chatgpt_rest.auth import looks_like_credential
 from chatgpt_rest.chatgpt_json import is_id
 from chatgpt_rest.context import EDITS, MIRROR, PRINCIPAL, SYNC, find_caller
 from chatgpt_rest.errors import BadRequest, MirrorError, NotFetched
@@ -86,7 +86,7 @@ async def delete_all(request: web.Request) -> web.Response:
 def conversation_id_of(request: web.Request) -> str:
     """The id in the path, checked on its decoded value: what is pasted into an upstream path must not leave it."""
     value = request.match_info["id"]
-    if not is_id(value) or value in _RESERVED or value.startswith(KEY_PREFIX):
+    if not is_id(value) or value in _RESERVED or looks_like_credential(value):
         raise BadRequest("this is no id of a conversation")
     return value
 

@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from chatgpt_rest.errors import UpstreamError
 from chatgpt_rest.model import Conversation, ListPage, Node, Question, Secret
+
+LARGEST_PAGE: Final = 100
+"""How many conversations upstream lists at once; it refuses to list more."""
 
 
 class Receipt(Protocol):

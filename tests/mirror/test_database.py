@@ -22,6 +22,7 @@ import pytest
 from chatgpt_rest.errors import StartError, StorageFailed
 from chatgpt_rest.mirror import MIGRATIONS, Mirror
 from chatgpt_rest.mirror.database import READERS, Database, open_database
+from tests.disks import small_disk
 from tests.house import ManualClock
 from tests.mirrors import opening
 
@@ -287,22 +288,10 @@ async def test_a_full_disk_fails_the_write_and_nothing_else(database: Database) 
     assert await accounts(database) == ["after", "before"]
 
 
-@contextmanager
-def tiny_disk(folder: Path) -> Iterator[Path]:
-    """A file system of one megabyte."""
-    folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", folder], check=False).returncode:
-        pytest.skip("a file system cannot be mounted here")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", folder], check=True)
-
-
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a tiny disk takes root")
 async def test_a_disk_that_fills_up_and_is_cleared(tmp_path: Path) -> None:
     """A real one: the write fails as a whole, reading goes on, and writing does once a file is deleted."""
-    with tiny_disk(tmp_path / "disk") as disk:
+    with small_disk(tmp_path / "disk", size_mib=1) as disk:
         ballast = disk / "ballast"
         async with open_database(disk / "mirror.sqlite", MIGRATIONS) as database:
             await add(database, "before")
