@@ -18,7 +18,7 @@ from hashlib import sha256
 from typing import Any, Final, TypeVar
 from uuid import uuid4
 
-from chatgpt_rest import chatgpt_json
+from chatgpt_rest import branches, chatgpt_json
 from chatgpt_rest.clock import SECOND
 from chatgpt_rest.errors import (
     AnswerIncomplete,
@@ -410,14 +410,14 @@ def _start(work: Coroutine[Any, Any, _T], *, among: set[asyncio.Task[Any]]) -> a
 
 def _confirmed_parent(tree: Conversation, parent_id: str | None, *, at_least: Completeness) -> str | None:
     """The parent to ask with, None where the mirror cannot vouch for it."""
-    end = parent_id if parent_id is not None else chatgpt_json.leaf(tree)
+    end = parent_id if parent_id is not None else branches.leaf(tree)
     node = None if end is None else tree.nodes.get(end)
     return end if node is not None and node.completeness >= at_least else None
 
 
 def _newest_confirmed(tree: Conversation) -> str:
     """The end of the current branch without the prompts that never reached upstream."""
-    for node in reversed(chatgpt_json.branch(tree.nodes, chatgpt_json.leaf(tree))):
+    for node in reversed(branches.branch(tree.nodes, branches.leaf(tree))):
         if node.completeness is not Completeness.UNCONFIRMED:
             return node.id
     raise Conflict("this conversation has no message to go on from; ask in a new one", code="conversation_empty")

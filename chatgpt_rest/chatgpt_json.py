@@ -8,19 +8,26 @@ It fails, with ValueError and a reason, only where something is no conversation 
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+from chatgpt_rest import branches
 from chatgpt_rest.clock import SECOND, iso
-from chatgpt_rest.model import Completeness, Conversation, ListedConversation, ListPage, Node, Shape
+from chatgpt_rest.model import (
+    Completeness,
+    Conversation,
+    ListedConversation,
+    ListPage,
+    Node,
+    Project,
+    ProjectPage,
+    Shape,
+)
 
 ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}", re.ASCII)
-"""What may stand in a path. Ids are UUIDs; compatible servers use other words. No dot, slash, percent sign or space
-ever passes.
-"""
+"""What may stand in a path: UUIDs, and other servers' words. No dot, slash, percent sign or space ever passes."""
 
 UNTITLED: Final = "New chat"
 """What ChatGPT's own list calls a conversation with no title, or a blank one."""
@@ -39,6 +46,7 @@ _HIDDEN_TYPES: Final = frozenset(
     }
 )
 _VISIBLE_TOOL_TYPES: Final = frozenset({"execution_output", "tether_quote"})
+_LONGEST_CURSOR: Final = 2_000  # characters; upstream's own have about a hundred
 _EPOCH: Final = datetime.fromtimestamp(0, UTC)
 _DEEPEST: Final = 100  # levels; ChatGPT's own messages have about ten
 _LATEST_TIME: Final = 253_402_300_799 * SECOND  # the end of the year 9999, the last one that ISO 8601 can write
@@ -110,21 +118,38 @@ def time_us(value: object) -> int | None:
 # ---------------------------------------------------------------------------------------------------------- reading
 
 
-def list_page(value: object, *, limit: int) -> ListPage:
-    """One page of `GET conversations`, asked for with `limit`. Items with no usable id are left out.
+def list_page(value: object, *, offset: int, limit: int, is_archived: bool = False) -> ListPage:
+    """One page of `GET conversations`, asked for with these. Items with no usable id are left out; those that do not
+    say whether they are archived are what was asked for.
 
-    Raises ValueError where this is no list. `total` is not looked at: it can be a look-ahead. A server may serve
-    shorter pages than asked for and says so in `limit`.
+    Raises ValueError where this is no list. A short page ends it: shorter than asked for, or than the `limit` that the
+    server says. Not so where `total` tells of more than one beyond it; exactly one is what a look-ahead always says.
     """
-    if not isinstance(value, dict) or not isinstance(value.get("items"), list):
-        raise ValueError("it is no list of conversations")
-    served = value.get("limit")
-    page_size = min(limit, served) if isinstance(served, int) and served > 0 else limit
-    items = [item for item in value["items"] if isinstance(item, dict)]
-    return ListPage(
-        items=tuple(_listed(item) for item in items if isinstance(item.get("id"), str) and is_id(item["id"])),
-        is_last=len(value["items"]) < page_size,
-    )
+    page = _page(value)
+    length = len(page["items"])
+    is_short = length < min(limit, _count(page, "limit") or limit)
+    is_cut = _count(page, "total") > offset + length + 1
+    items = tuple(_listed(item, is_archived=is_archived) for item in _named(page["items"]))
+    return ListPage(items, is_last=length == 0 or (is_short and not is_cut))
+
+
+def project_list(value: object, *, project_id: str, cursor: str) -> ListPage:
+    """One page of a project's conversations, asked for with `cursor`: they are its own whatever they say themselves.
+
+    Raises ValueError where this is no list. A page that is empty or names no usable cursor to go on with is the last.
+    """
+    page = _page(value)
+    following = _next_cursor(page, cursor)
+    items = tuple(_listed(item, project=project_id) for item in _named(page["items"]))
+    return ListPage(items, is_last=following is None, cursor=following)
+
+
+def project_page(value: object, *, cursor: str) -> ProjectPage:
+    """One page of an account's projects, asked for with `cursor`. Raises and ends as `project_list` does."""
+    page = _page(value)
+    gizmos = _named(_dict(_dict(item).get("gizmo")).get("gizmo") for item in page["items"])
+    projects = tuple(Project(gizmo["id"], _str(_dict(gizmo.get("display")).get("name"))) for gizmo in gizmos)
+    return ProjectPage(projects, _next_cursor(page, cursor))
 
 
 def conversation(value: object, *, conversation_id: str | None = None) -> Conversation:
@@ -140,21 +165,19 @@ def conversation(value: object, *, conversation_id: str | None = None) -> Conver
         raise ValueError("it has no id")
     if conversation_id is not None and own_id != conversation_id:
         raise ValueError("it is another conversation than the one asked for")
-    current = value.get("current_node")
     listed = _listed({**value, "id": own_id})
-    model = value.get("default_model_slug")
     return Conversation(
         id=own_id,
         title=listed.title,
         create_time=listed.create_time,
         update_time=listed.update_time,
-        current_node=current if isinstance(current, str) else None,
+        current_node=_str(value.get("current_node")),
         nodes={key: _tree_node(key, raw) for key, raw in value["mapping"].items()},
         envelope={key: dump(member) for key, member in value.items() if key != "mapping"},
         is_archived=listed.is_archived,
         is_starred=listed.is_starred,
         project=listed.project,
-        model=model if isinstance(model, str) else None,
+        model=_str(value.get("default_model_slug")),
     )
 
 
@@ -188,28 +211,48 @@ def prompt_node(message_id: str, prompt: str, *, parent: str | None, create_time
     return node(message, parent=parent, completeness=Completeness.UNCONFIRMED)
 
 
-def _listed(item: Mapping[str, Any]) -> ListedConversation:
-    title = item.get("title")
-    project = item.get("conversation_template_id") or item.get("gizmo_id")
+def _page(value: object) -> dict[str, Any]:
+    if not isinstance(value, dict) or not isinstance(value.get("items"), list):
+        raise ValueError("it is no list")
+    return value
+
+
+def _count(page: Mapping[str, Any], name: str) -> int:
+    told = page.get(name)
+    return told if isinstance(told, int) and not isinstance(told, bool) and told > 0 else 0
+
+
+def _next_cursor(page: Mapping[str, Any], asked: str) -> str | None:
+    cursor = _str(page.get("cursor")) or str(_count(page, "cursor") or "")
+    is_usable = 0 < len(cursor) <= _LONGEST_CURSOR and cursor.isprintable()
+    # Neither the same place again nor one beyond the end: some servers name a next page without end.
+    return cursor if is_usable and cursor != asked and page["items"] else None
+
+
+def _named(items: Iterable[object]) -> list[dict[str, Any]]:
+    return [item for item in items if isinstance(item, dict) and isinstance(item.get("id"), str) and is_id(item["id"])]
+
+
+def _listed(item: Mapping[str, Any], *, is_archived: bool = False, project: str | None = None) -> ListedConversation:
+    told = item.get("is_archived")
     return ListedConversation(
         id=item["id"],
-        title=title if isinstance(title, str) else None,
+        title=_str(item.get("title")),
         create_time=time_us(item.get("create_time")),
         update_time=time_us(item.get("update_time")),
-        is_archived=item.get("is_archived") is True,
+        is_archived=told if isinstance(told, bool) else is_archived,
         is_starred=item.get("is_starred") is True,
-        project=project if isinstance(project, str) else None,
+        project=project or _str(item.get("conversation_template_id") or item.get("gizmo_id")),
     )
 
 
 def _tree_node(key: str, raw: object) -> Node:
     members = raw if isinstance(raw, dict) else {}
     message = members.get("message")
-    parent = members.get("parent")
     children = members.get("children")
     return Node(
         id=key,
-        parent=parent if isinstance(parent, str) else None,
+        parent=_str(members.get("parent")),
         message=None if message is None else dump(message),
         children=tuple(child for child in children if isinstance(child, str)) if isinstance(children, list) else None,
         extra={
@@ -222,50 +265,6 @@ def _tree_node(key: str, raw: object) -> Node:
 
 def _shape(message: Mapping[str, Any]) -> Shape:
     return Shape.FULL if any(member in message for member in _FULL_ONLY) else Shape.SLIM
-
-
-# ------------------------------------------------------------------------------------------------------------- tree
-
-
-def children(nodes: Mapping[str, Node]) -> dict[str, list[str]]:
-    """Parent id to child ids, rebuilt from `parent`: in the parent's own order first, then by time, then as the source
-    had them.
-    """
-    found: dict[str, list[str]] = {key: [] for key in nodes}
-    for each in nodes.values():
-        if each.parent in found and each.parent != each.id:
-            found[each.parent].append(each.id)
-    for parent, brood in found.items():
-        told = {child: index for index, child in enumerate(nodes[parent].children or ())}
-        brood.sort(key=lambda child: (told.get(child, len(told)), _time_or_last(nodes[child])))
-    return found
-
-
-def leaf(tree: Conversation) -> str | None:
-    """Where the current branch ends: `current_node` where it exists, else the newest node without children. None in an
-    empty tree.
-    """
-    if tree.current_node in tree.nodes:
-        return tree.current_node
-    parents = {each.parent for each in tree.nodes.values()}
-    leaves = [each for each in tree.nodes.values() if each.id not in parents] or list(tree.nodes.values())
-    return max(leaves, key=lambda each: each.create_time or -1).id if leaves else None
-
-
-def branch(nodes: Mapping[str, Node], end: str | None) -> list[Node]:
-    """The nodes from the root to `end`, root first. Survives cycles and orphans: 2023 exports have both."""
-    path: list[Node] = []
-    visited: set[str] = set()
-    while end is not None and end in nodes and end not in visited:
-        visited.add(end)
-        path.append(nodes[end])
-        end = nodes[end].parent
-    path.reverse()
-    return path
-
-
-def _time_or_last(each: Node) -> float:
-    return math.inf if each.create_time is None else each.create_time
 
 
 # ---------------------------------------------------------------------------------------------------------- messages
@@ -311,7 +310,7 @@ def messages(tree: Conversation, end: str | None = None) -> list[dict[str, Any]]
     """
     shown: list[dict[str, Any]] = []
     cut: str | None = None
-    for each in branch(tree.nodes, end or leaf(tree)):
+    for each in branches.branch(tree.nodes, end or branches.leaf(tree)):
         raw = _message(each)
         if is_hidden(raw):
             continue
@@ -348,16 +347,14 @@ def answer_end(nodes: Sequence[Node]) -> Node | None:
 def _message_object(each: Node, raw: Mapping[str, Any], *, conversation_id: str) -> dict[str, Any]:
     metadata = _dict(raw.get("metadata"))
     author = _dict(metadata.get("author")) or _dict(raw.get("author"))
-    model = metadata.get("model_slug")
-    finish = _dict(metadata.get("finish_details")).get("type")
     citations = metadata.get("citations")
     shown = {
         "author": {"role": "assistant", "name": None, "metadata": {}, **author},
         "message": text(raw),
         "conversation_id": conversation_id,
         "parent_id": each.id,  # the message's own id: what a client sends back to go on from here
-        "model": model if isinstance(model, str) else None,
-        "finish_details": finish if isinstance(finish, str) else None,
+        "model": _str(metadata.get("model_slug")),
+        "finish_details": _str(_dict(metadata.get("finish_details")).get("type")),
         "end_turn": raw.get("end_turn", True),
         "recipient": raw.get("recipient", "all"),
         "citations": citations if isinstance(citations, list) else [],
@@ -379,8 +376,7 @@ def _message(each: Node) -> dict[str, Any]:
 
 
 def _content_type(message: Mapping[str, Any]) -> str | None:
-    kind = _dict(message.get("content")).get("content_type")
-    return kind if isinstance(kind, str) else None
+    return _str(_dict(message.get("content")).get("content_type"))
 
 
 def _has_image(message: Mapping[str, Any]) -> bool:
@@ -392,22 +388,34 @@ def _dict(value: object) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def _str(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
 # ----------------------------------------------------------------------------------------------------------- writing
 
 
-def list_entry(listed: ListedConversation) -> dict[str, object]:
+def list_entry(listed: ListedConversation, *, deletion: tuple[int | None, bool] | None = None) -> dict[str, object]:
     """One row of `GET /conversations`, as the seed documents it. Where ChatGPT gave only one of the two times, it
-    serves as both.
+    serves as both. With `deletion` it also says when it was deleted here, if it was, and whether it is gone upstream.
     """
     create_time = listed.create_time if listed.create_time is not None else listed.update_time
     update_time = listed.update_time if listed.update_time is not None else listed.create_time
-    return {
+    entry: dict[str, object] = {
         "id": listed.id,
         "title": listed.title if listed.title and not listed.title.isspace() else UNTITLED,
         "create_time": None if create_time is None else iso(create_time),
         "update_time": None if update_time is None else iso(update_time),
         "mapping": None,
         "current_node": None,
+    }
+    if deletion is None:
+        return entry
+    deleted_at, is_gone_upstream = deletion
+    return {
+        **entry,
+        "deleted_at": None if deleted_at is None else iso(deleted_at),
+        "deleted_upstream": is_gone_upstream,
     }
 
 
@@ -417,13 +425,13 @@ def whole(tree: Conversation) -> bytes:
     What the mirror knows better stands in place of what came: the title, the current node, each node's `children`,
     and an update time that the conversation got since.
     """
-    kin = children(tree.nodes)
+    kin = branches.children(tree.nodes)
     members = {
         **tree.envelope,
         "conversation_id": dump(tree.id),
         "title": dump(tree.title),
         "is_archived": dump(tree.is_archived),
-        "current_node": dump(leaf(tree)),
+        "current_node": dump(branches.leaf(tree)),
         "mapping": _object((key, _whole_node(each, kin[key])) for key, each in tree.nodes.items()),
     }
     members.setdefault("create_time", dump(_seconds(tree.create_time)))

@@ -88,10 +88,28 @@ class ListedConversation:
 
 @dataclass(frozen=True, slots=True)
 class ListPage:
-    """One page of upstream's list. `is_last` is judged by its length: `total` can be a mere look-ahead."""
+    """One page of upstream's list, or of a project's."""
 
     items: tuple[ListedConversation, ...]
     is_last: bool
+    cursor: str | None = None
+    """Where the next page begins, in lists that go by upstream's own cursors and not by an offset."""
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """A folder of conversations, which upstream's plain list leaves out."""
+
+    id: str
+    name: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectPage:
+    """One page of an account's projects; `cursor` is where the next one begins, None on the last."""
+
+    projects: tuple[Project, ...]
+    cursor: str | None
 
 
 @dataclass(frozen=True, slots=True)

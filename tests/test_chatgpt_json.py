@@ -13,16 +13,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatgpt_rest import chatgpt_json
+from chatgpt_rest import branches, chatgpt_json
 from chatgpt_rest.chatgpt_json import time_us
 from chatgpt_rest.clock import SECOND, iso
-from chatgpt_rest.model import Completeness, ListedConversation, Shape
+from chatgpt_rest.model import Completeness, ListedConversation, Project, Shape
 from tests.shapes import (
     MAY_2023,
     conversation,
     conversation_json,
     json_values,
-    linked,
     message,
     odd_conversations,
     odd_lists,
@@ -31,6 +30,12 @@ from tests.shapes import (
 
 MAY_2023_US = 1_685_293_988_233_528
 NO_MAPPINGS: tuple[object, ...] = (None, 1, "x", [], {}, {"mapping": []})
+NO_TOTALS: tuple[object, ...] = (True, 14.0, -14, "14", None, [], math.inf)
+NO_NAMES: tuple[object, ...] = (None, [], {}, {"name": 7})
+NO_CURSORS: tuple[object, ...] = (
+    *(None, "", "asked", "x" * 2_001, 10**2_000, 0, -1, 1.5, True, [], {}, math.nan),
+    *("\ud800", "a\nb", "\x00"),
+)
 
 
 def nested(depth: int) -> Any:
@@ -125,7 +130,7 @@ def test_a_slim_conversation_is_read_with_its_tree() -> None:
     tree = chatgpt_json.conversation(value)
     assert [node.shape for node in tree.nodes.values()] == [Shape.FULL, Shape.SLIM, Shape.SLIM]
     assert [node.children for node in tree.nodes.values()] == [None, None, None]
-    assert chatgpt_json.children(tree.nodes) == {"n0": ["n1"], "n1": ["n2"], "n2": []}
+    assert branches.children(tree.nodes) == {"n0": ["n1"], "n1": ["n2"], "n2": []}
 
 
 @pytest.mark.parametrize(
@@ -243,6 +248,7 @@ def test_a_page_holds_what_lists_say() -> None:
             ],
             "total": 9,
         },
+        offset=0,
         limit=100,
     )
     assert page.items == (
@@ -254,39 +260,117 @@ def test_a_page_holds_what_lists_say() -> None:
 @pytest.mark.parametrize(
     ("items", "members", "is_last"),
     [
-        pytest.param(2, {"total": 3}, True, id="short, whatever the total"),
-        pytest.param(3, {"total": 3}, False, id="full, whatever the total"),
-        pytest.param(0, {"total": 50}, True, id="empty"),
+        pytest.param(2, {}, True, id="short"),
+        pytest.param(3, {"total": 10}, False, id="full, whatever the total"),
+        pytest.param(0, {"total": 50}, True, id="empty, whatever the total"),
+        pytest.param(2, {"total": 12}, True, id="short, and the total counts this page"),
+        pytest.param(2, {"total": 13}, True, id="short, and the total looks one ahead"),
+        pytest.param(2, {"total": 14}, False, id="cut, for the total knows of two more"),
+        pytest.param(2, {"total": 14, "limit": 100}, False, id="cut by a server that repeats what was asked for"),
+        *(pytest.param(2, {"total": bad}, True, id=f"a total of {bad!r}") for bad in NO_TOTALS),
         pytest.param(2, {"limit": 2}, False, id="full for a server with shorter pages"),
         pytest.param(1, {"limit": 2}, True, id="short for a server with shorter pages"),
         pytest.param(3, {"limit": 100}, False, id="a server that repeats its own maximum"),
         pytest.param(2, {"limit": 0}, True, id="a limit of nothing"),
+        pytest.param(2, {"limit": True}, True, id="a limit that is a truth"),
         pytest.param(2, {"limit": "many"}, True, id="a limit that is no number"),
     ],
 )
 def test_the_last_page_is_told_by_its_length(items: int, members: dict[str, Any], *, is_last: bool) -> None:
-    """`total` can be a mere look-ahead, so a short page ends the list."""
+    """A short page ends the list, unless `total` knows of more than a look-ahead always promises."""
     value = {"items": [{"id": f"c{index}"} for index in range(items)], **members}
-    assert chatgpt_json.list_page(value, limit=3).is_last is is_last
+    assert chatgpt_json.list_page(value, offset=10, limit=3).is_last is is_last
 
 
 def test_items_that_are_left_out_count_for_the_length() -> None:
     """A page with rubbish in it is still a full page."""
-    assert not chatgpt_json.list_page({"items": [None, {"id": "a"}]}, limit=2).is_last
+    assert not chatgpt_json.list_page({"items": [None, {"id": "a"}]}, offset=0, limit=2).is_last
+
+
+@pytest.mark.parametrize(
+    ("members", "expected"),
+    [({}, True), ({"is_archived": None}, True), ({"is_archived": False}, False), ({"is_archived": True}, True)],
+    ids=repr,
+)
+def test_what_was_asked_for_as_archived_is_archived(members: dict[str, Any], *, expected: bool) -> None:
+    """Servers that leave the flag out have answered it by the list that they gave; a flag that is there counts."""
+    page = chatgpt_json.list_page({"items": [{"id": "a", **members}]}, offset=0, limit=1, is_archived=True)
+    assert [item.is_archived for item in page.items] == [expected]
+
+
+def test_a_projects_conversations_belong_to_it() -> None:
+    """They do whether they say so, say nothing of it, or name the GPT that they were held with."""
+    value = {"items": [{"id": "a", "gizmo_id": "g-p-1"}, {"id": "b"}, {"id": "c", "gizmo_id": "g-2"}, None, {"id": 1}]}
+    page = chatgpt_json.project_list(value, project_id="g-p-1", cursor="0")
+    assert [(item.id, item.project) for item in page.items] == [("a", "g-p-1"), ("b", "g-p-1"), ("c", "g-p-1")]
+
+
+def test_projects_are_read_with_their_names() -> None:
+    """What has no usable id is left out, and what has no name has none."""
+    gizmos: list[object] = [
+        {"id": "g-p-1", "display": {"name": "Garden"}},
+        *({"id": "g-p-2", "display": display} for display in NO_NAMES),
+        *({"id": bad, "display": {"name": "x"}} for bad in (None, 7, "", "../conversations", "g-p-1/x")),
+        *(None, [], "g-p-3", {}),
+    ]
+    wrong: list[object] = [
+        None,
+        7,
+        "g-p-4",
+        [],
+        {},
+        {"gizmo": None},
+        {"gizmo": []},
+        {"gizmo": {}},
+        {"gizmo": {"id": "g-p-5"}},
+    ]
+    page = chatgpt_json.project_page({"items": [{"gizmo": {"gizmo": each}} for each in gizmos] + wrong}, cursor="")
+    assert page.projects == (Project("g-p-1", "Garden"), *[Project("g-p-2", None)] * 4)
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        *((usable, str(usable)) for usable in ("next", "YXQ6NTA=", "a&limit=1#?%2e/../", "ä", "x" * 2_000, 50)),
+        *((bad, None) for bad in NO_CURSORS),
+    ],
+    ids=lambda value: repr(value)[:20],
+)
+def test_a_cursor_leads_on_or_ends_the_list(told: object, expected: str | None) -> None:
+    """What no server can mean, and the place that was just read, end a list that would else go on without end."""
+    value = {"items": [{"id": "a"}], "cursor": told}
+    page = chatgpt_json.project_list(value, project_id="g-p-1", cursor="asked")
+    assert (page.cursor, page.is_last) == (expected, expected is None)
+    assert chatgpt_json.project_page(value, cursor="asked").cursor == expected
+
+
+def test_nothing_follows_an_empty_page() -> None:
+    """A server that names a next page for ever does not keep anybody reading."""
+    value: dict[str, Any] = {"items": [], "cursor": "next"}
+    assert chatgpt_json.project_page(value, cursor="").cursor is None
+    assert chatgpt_json.project_list(value, project_id="g-p-1", cursor="0").is_last
 
 
 @pytest.mark.parametrize("value", [None, [], "x", {}, {"items": None}, {"items": {}}], ids=repr)
 def test_what_is_no_list_is_refused(value: object) -> None:
     """An error page taken for an empty list would make everything look deleted."""
     with pytest.raises(ValueError, match="no list"):
-        chatgpt_json.list_page(value, limit=100)
+        chatgpt_json.list_page(value, offset=0, limit=100)
+    with pytest.raises(ValueError, match="no list"):
+        chatgpt_json.project_list(value, project_id="g-p-1", cursor="0")
+    with pytest.raises(ValueError, match="no list"):
+        chatgpt_json.project_page(value, cursor="")
 
 
 @given(odd_lists | json_values)
 def test_reading_a_list_raises_nothing_but_value_error(value: object) -> None:
     """Whatever stands where a list should, it is read and shown, or refused with ValueError."""
     with contextlib.suppress(ValueError):
-        chatgpt_json.dump([chatgpt_json.list_entry(item) for item in chatgpt_json.list_page(value, limit=3).items])
+        page = chatgpt_json.list_page(value, offset=0, limit=3)
+        chatgpt_json.dump([chatgpt_json.list_entry(item) for item in page.items])
+    with contextlib.suppress(ValueError):
+        chatgpt_json.project_list(value, project_id="g-p-1", cursor="0")
+        chatgpt_json.project_page(value, cursor="")
 
 
 @pytest.mark.parametrize("title", [None, "", "  ", "\n\u2003"], ids=repr)
@@ -312,98 +396,3 @@ def test_a_list_entry_has_the_seeds_six_members(
     assert list(entry) == ["id", "title", "create_time", "update_time", "mapping", "current_node"]
     assert (entry["create_time"], entry["update_time"]) == expected
     assert (entry["mapping"], entry["current_node"]) == (None, None)
-
-
-# -------------------------------------------------------------------------------------------------------------- trees
-
-
-def test_children_come_in_the_order_that_their_parent_tells() -> None:
-    """Then by time, then as the source had them; an id that nobody has is nobody's child."""
-    times = {"late": 3.0, "early": 1.0, "second": 2.0, "none": None, "none_too": None}
-    mapping: dict[str, Any] = {
-        key: {"parent": "root", "message": message(create_time=time)} for key, time in times.items()
-    }
-    mapping["root"] = {"parent": None, "message": None, "children": ["second", "ghost"]}
-    tree = chatgpt_json.conversation({"id": "c", "mapping": mapping})
-    assert chatgpt_json.children(tree.nodes)["root"] == ["second", "early", "late", "none", "none_too"]
-
-
-def test_children_are_rebuilt_from_parents() -> None:
-    """A `children` list that claims another's child does not get it."""
-    tree = chatgpt_json.conversation(
-        {
-            "id": "c",
-            "mapping": {
-                "a": {"parent": None, "children": ["b", "c"]},
-                "b": {"parent": "a", "children": ["a"]},
-                "c": {"parent": "b"},
-            },
-        }
-    )
-    assert chatgpt_json.children(tree.nodes) == {"a": ["b"], "b": ["c"], "c": []}
-
-
-def test_the_branch_goes_by_parents_and_not_by_time() -> None:
-    """A child can carry an earlier time than its parent."""
-    tree = conversation(message(create_time=30.0), message(create_time=10.0), message(create_time=20.0))
-    assert [node.id for node in chatgpt_json.branch(tree.nodes, "n2")] == ["n0", "n1", "n2"]
-
-
-@pytest.mark.parametrize(
-    ("parents", "end", "expected"),
-    [
-        pytest.param({"a": None, "b": "gone", "c": "b"}, "c", ["b", "c"], id="orphan"),
-        pytest.param({"a": "c", "b": "a", "c": "b"}, "c", ["a", "b", "c"], id="cycle"),
-        pytest.param({"a": "a"}, "a", ["a"], id="its own parent"),
-        pytest.param({"a": None, "b": None, "c": "b"}, "c", ["b", "c"], id="several roots"),
-        pytest.param({"a": None}, "gone", [], id="no such end"),
-        pytest.param({"a": None}, None, [], id="no end"),
-    ],
-)
-def test_a_broken_tree_still_has_branches(parents: dict[str, str | None], end: str | None, expected: list[str]) -> None:
-    """Exports of 2023 hold orphans, cycles and several roots."""
-    assert [node.id for node in chatgpt_json.branch(linked(**parents).nodes, end)] == expected
-
-
-@given(st.dictionaries(st.sampled_from("abcdefgh"), st.none() | st.sampled_from("abcdefghx"), min_size=1))
-def test_every_walk_ends_and_meets_no_node_twice(parents: dict[str, str | None]) -> None:
-    """Whatever the parents say, a branch and the children cover each node at most once."""
-    tree = linked(**parents)
-    for end in parents:
-        path = [node.id for node in chatgpt_json.branch(tree.nodes, end)]
-        assert path[-1] == end
-        assert len(path) == len(set(path))
-    brood = [child for kin in chatgpt_json.children(tree.nodes).values() for child in kin]
-    assert len(brood) == len(set(brood))
-    assert chatgpt_json.leaf(tree) in parents
-
-
-@pytest.mark.parametrize("current", [None, "gone", 5, ["n1"]], ids=repr)
-def test_without_a_current_node_the_newest_leaf_ends_the_branch(current: object) -> None:
-    """`current_node` may be null, missing or dangling."""
-    mapping = {
-        "root": {"parent": None},
-        "old": {"parent": "root", "message": message(create_time=1.0)},
-        "new": {"parent": "root", "message": message(create_time=3.0)},
-        "mid": {"parent": "root", "message": message(create_time=2.0)},
-    }
-    assert (
-        chatgpt_json.leaf(chatgpt_json.conversation({"id": "c", "mapping": mapping, "current_node": current})) == "new"
-    )
-
-
-def test_the_current_node_ends_the_branch_even_in_the_middle_of_the_tree() -> None:
-    """A reader who went back to an earlier answer sees that one."""
-    tree = conversation(None, message("a"), message("b"), current_node="n1")
-    assert [each["message"] for each in chatgpt_json.messages(tree)] == ["a"]
-
-
-def test_a_tree_that_is_one_cycle_has_an_end_all_the_same() -> None:
-    """Where every node is a parent, the newest node stands in for the newest leaf."""
-    assert chatgpt_json.leaf(linked(a="b", b="a")) in {"a", "b"}
-
-
-def test_an_empty_tree_has_no_end_and_no_messages() -> None:
-    """A conversation can be empty."""
-    assert chatgpt_json.leaf(conversation()) is None
-    assert chatgpt_json.messages(conversation()) == []

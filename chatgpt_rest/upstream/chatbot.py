@@ -12,6 +12,7 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, Final, NoReturn
+from urllib.parse import quote
 
 from revChatGPT.V1 import AsyncChatbot
 
@@ -99,12 +100,23 @@ class Chatbot(AsyncChatbot):  # type: ignore[misc]  # revChatGPT ships no types
     async def get_conversations(self, offset: int, limit: int, *, is_archived: bool = False) -> Any:
         """A page of the list as upstream sent it, newest update first. revChatGPT's own drops all but the items."""
         archived = "&is_archived=true" if is_archived else ""
-        url = f"{self.base_url}conversations?offset={offset}&limit={limit}&order=updated{archived}"
-        return json.loads((await self.session.get(url)).text)
+        return await self._read(f"conversations?offset={offset}&limit={limit}&order=updated{archived}")
+
+    async def get_projects(self, cursor: str) -> Any:
+        """A page of the account's projects as upstream sent it; `""` begins. revChatGPT knows none of them."""
+        wanted = "owned_only=true&conversations_per_gizmo=0&limit=20"
+        return await self._read(f"gizmos/snorlax/sidebar?{wanted}&cursor={quote(cursor, safe='')}")
+
+    async def get_project(self, project_id: str, cursor: str) -> Any:
+        """A page of a project's conversations as upstream sent it, newest update first; `0` begins."""
+        return await self._read(f"gizmos/{project_id}/conversations?cursor={quote(cursor, safe='')}&limit=50")
 
     async def edit_conversation(self, conversation_id: str, changes: dict[str, str | bool]) -> None:
         """Set a title or archive, in one request. In `change_title` a quote in a title breaks out of the JSON."""
         await self.session.patch(f"{self.base_url}conversation/{conversation_id}", data=json.dumps(changes))
+
+    async def _read(self, path: str) -> Any:
+        return json.loads((await self.session.get(self.base_url + path)).text)
 
     def _AsyncChatbot__send_request(self, *args: Any, **kwargs: Any) -> AsyncGenerator[dict[str, Any]]:  # noqa: N802  # its private name
         self._running = super()._AsyncChatbot__send_request(*args, **kwargs)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from chatgpt_rest.errors import UpstreamError
-from chatgpt_rest.model import Conversation, ListPage, Node, Question, Secret
+from chatgpt_rest.model import Conversation, ListPage, Node, ProjectPage, Question, Secret
 
 LARGEST_PAGE: Final = 100
 """How many conversations upstream lists at once; it refuses to list more."""
@@ -89,9 +89,18 @@ class Upstream(Protocol):
 
     All raise UpstreamError, and BudgetSpent where the caller's gate refuses. Ids are checked against a strict pattern
     before any use (BadRequest): one that is pasted into a path could turn "delete this" into "delete all".
+
+    The plain list holds neither archived conversations nor those in projects. Not every server lists these: one that
+    does not answers UpstreamNotFound, UpstreamRejected, or UpstreamBroken with the code `upstream_unknown_path`.
     """
 
     async def list_page(self, caller: Caller, *, offset: int, limit: int, is_archived: bool = False) -> ListPage: ...
+
+    async def list_projects(self, caller: Caller, *, cursor: str | None = None) -> ProjectPage:
+        """The account's projects, from the first one or from where the page before says that the next begins."""
+
+    async def list_project(self, caller: Caller, project_id: str, *, cursor: str | None = None) -> ListPage:
+        """A project's conversations, newest update first, paged as the projects are."""
 
     async def conversation(self, caller: Caller, conversation_id: str) -> Conversation: ...
 

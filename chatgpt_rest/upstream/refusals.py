@@ -45,6 +45,11 @@ _LIMIT: Final = re.compile(
     r"too many requests|rate[ _-]?limit|reached .{0,60}\blimit|limit (?:reached|exceeded)", re.IGNORECASE
 )
 
+# Of a 404, what says that this very conversation is no more. A path that is not served, a project that is not there and
+# what nobody has seen yet are 404s, too, and prove nothing gone.
+_GONE_CODES: Final = frozenset({"conversation_not_found", "conversation_deleted"})
+_GONE: Final = re.compile(r"conversation not found\.?", re.IGNORECASE)
+
 
 @dataclass(frozen=True, slots=True)
 class _Words:
@@ -115,12 +120,14 @@ def _by_status(
             "upstream forbids this; the access token may have expired", code="upstream_forbidden", body=said
         )
     if status == 404 and is_json:
-        # "Not Found" alone is what a web framework says of a path it does not serve: that proves nothing gone.
-        is_gone = words.text != "Not Found"
-        return UpstreamNotFound("upstream has no such conversation", is_gone=is_gone, body=said)
+        is_gone = words.code in _GONE_CODES or (not words.code and _GONE.fullmatch(words.text) is not None)
+        text = "upstream has no such conversation" if is_gone else "upstream finds nothing there"
+        return UpstreamNotFound(text, is_gone=is_gone, body=said)
+    if status == 404:
+        return UpstreamBroken("upstream has no such path (404); is base_url right?", code="upstream_unknown_path")
     if status == 408:
         return UpstreamSlow("upstream gave up waiting (408)", body=said)
-    if 400 <= status < 500 and status != 404:
+    if 400 <= status < 500:
         return UpstreamRejected(f"upstream finds the request wrong ({status})", body=said)
     if status < 500:
         return UpstreamBroken(f"upstream answers as if this were not its API ({status}); is base_url right?")

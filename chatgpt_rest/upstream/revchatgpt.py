@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from chatgpt_rest import __version__, chatgpt_json
 from chatgpt_rest.chatgpt_json import is_id
 from chatgpt_rest.errors import BadRequest, UpstreamBroken, UpstreamError
-from chatgpt_rest.model import Conversation, ListPage, Question
+from chatgpt_rest.model import Conversation, ListPage, ProjectPage, Question
 from chatgpt_rest.upstream.answer import LiveAnswer
 from chatgpt_rest.upstream.protocol import Answer, Caller
 
@@ -42,7 +42,19 @@ class RevChatGPT:
     async def list_page(self, caller: Caller, *, offset: int, limit: int, is_archived: bool = False) -> ListPage:
         async with self._chatbot(caller) as chatbot:
             page = await chatbot.get_conversations(offset, limit, is_archived=is_archived)
-            return chatgpt_json.list_page(page, limit=limit)
+            return chatgpt_json.list_page(page, offset=offset, limit=limit, is_archived=is_archived)
+
+    async def list_projects(self, caller: Caller, *, cursor: str | None = None) -> ProjectPage:
+        begin = cursor or ""
+        async with self._chatbot(caller) as chatbot:
+            return chatgpt_json.project_page(await chatbot.get_projects(begin), cursor=begin)
+
+    async def list_project(self, caller: Caller, project_id: str, *, cursor: str | None = None) -> ListPage:
+        _check_id(project_id)
+        begin = cursor or "0"
+        async with self._chatbot(caller) as chatbot:
+            page = await chatbot.get_project(project_id, begin)
+            return chatgpt_json.project_list(page, project_id=project_id, cursor=begin)
 
     async def conversation(self, caller: Caller, conversation_id: str) -> Conversation:
         _check_id(conversation_id)
@@ -120,7 +132,7 @@ class RevChatGPT:
 
 def _check_id(value: str | None) -> None:
     if value is None or not is_id(value):
-        raise BadRequest("this is no id of a conversation or a message")
+        raise BadRequest("this is no id of a conversation, a message or a project")
 
 
 async def _tell(caller: Caller, model: str | None, error: UpstreamError) -> None:

@@ -124,11 +124,13 @@ class Session:
         """
         path, _, _ = url.removeprefix(self._base_url).partition("?")
         match path.split("/"):
-            case ["conversations" | "conversation"]:
+            case ["conversations" | "conversation"] | ["gizmos", "snorlax", "sidebar"]:
                 return path
             case ["conversation", conversation_id] if is_id(conversation_id):
                 return "conversation/{id}"
-        raise BadRequest("this is no conversation's id")
+            case ["gizmos", project_id, "conversations"] if is_id(project_id):
+                return "gizmos/{id}/conversations"
+        raise BadRequest("this is no id of a conversation or a project")
 
 
 class Reply:

@@ -79,7 +79,12 @@ async def test_a_stream_needs_an_answer() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["share/create", "conversation/a/b", "conversation/", "gizmos/x", "", "/conversations"]
+    "path",
+    [
+        *("share/create", "conversation/a/b", "conversation/", "", "/conversations"),
+        *("gizmos/x", "gizmos/snorlax", "gizmos/snorlax/sidebar/x", "gizmos/x/sidebar", "gizmos//conversations"),
+        *("gizmos/../conversations", "gizmos/%2e%2e/conversations", "gizmos/x/conversations/y", "gizmos/x/y"),
+    ],
 )
 async def test_other_paths_do_not_leave(path: str) -> None:
     """The session knows the addresses this program has business with, and no others."""

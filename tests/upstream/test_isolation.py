@@ -46,6 +46,9 @@ async def main():
                 pass
         assert answer.is_complete
         page = await upstream.list_page(alice, offset=0, limit=100)
+        project = chatgpt.alice.add_project("Garden")
+        await upstream.list_projects(alice)
+        await upstream.list_project(alice, project)
         tree = await upstream.conversation(alice, page.items[0].id)
         await upstream.edit(alice, tree.id, title="New")
         async with upstream.ask(alice, Question("b", "More?", tree.id, tree.current_node, None)) as answer:
@@ -54,7 +57,7 @@ async def main():
         await upstream.delete(alice, tree.id)
         await upstream.delete_all(alice)
         await upstream.aclose()
-        assert len(gate.outcomes) == chatgpt.received() == 7
+        assert len(gate.outcomes) == chatgpt.received() == 9
         port = int(base_url.split(":")[2].split("/")[0])
         assert set(connected) <= {("127.0.0.1", port)}, connected  # uvloop's own connections are not audited
         assert set(looked_up) <= {"127.0.0.1", b"127.0.0.1"}, looked_up

@@ -53,7 +53,10 @@ def refused(status: int, said: object, **headers: str) -> UpstreamError:
         (403, b"", UpstreamRefusesPrograms, "upstream_refuses_programs"),
         (403, UNUSUAL, UpstreamRefusesPrograms, "upstream_refuses_programs"),
         (404, {"detail": "Conversation not found"}, UpstreamNotFound, "not_found"),
-        (404, PAGE, UpstreamBroken, "upstream_broken"),
+        (404, {"detail": "Gizmo not found"}, UpstreamNotFound, "not_found"),
+        (404, PAGE, UpstreamBroken, "upstream_unknown_path"),
+        (404, b"404 page not found", UpstreamBroken, "upstream_unknown_path"),
+        (404, b"", UpstreamBroken, "upstream_unknown_path"),
         (400, {"detail": "Something is wrong"}, UpstreamRejected, "upstream_rejected"),
         (413, [{"loc": ["body"], "msg": "too large", "type": "…"}], UpstreamRejected, "upstream_rejected"),
         (413, {"detail": {"code": "message_length_exceeds_limit"}}, UpstreamRejected, "upstream_rejected"),
@@ -104,9 +107,33 @@ def test_an_inaccessible_conversation_is_not_gone(code: str, is_gone: bool) -> N
     assert error.is_gone is is_gone
 
 
-def test_a_frameworks_not_found_proves_nothing_gone() -> None:
+@pytest.mark.parametrize(
+    "said",
+    [
+        *({"detail": text} for text in ("Conversation not found", "conversation not found.")),
+        {"error": {"message": "Conversation not found"}},
+    ],
+    ids=str,
+)
+def test_the_plain_words_say_that_a_conversation_is_gone(said: object) -> None:
+    """The older 404 has no code, and its words are those of that very conversation."""
+    error = refused(404, said)
+    assert isinstance(error, UpstreamNotFound)
+    assert error.is_gone
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        *({"detail": text} for text in ("Not Found", "Gizmo not found", "User not found", "", None)),
+        *({"detail": {"code": code, "message": "Conversation not found"}} for code in ("not_found", "gizmo_not_found")),
+        *(None, {}, [], 7, "Not Found"),
+    ],
+    ids=str,
+)
+def test_any_other_404_proves_nothing_gone(said: object) -> None:
     """A wrong base_url answers 404 to everything; nothing is marked as deleted for it."""
-    error = refused(404, {"detail": "Not Found"})
+    error = refused(404, said)
     assert isinstance(error, UpstreamNotFound)
     assert not error.is_gone
 

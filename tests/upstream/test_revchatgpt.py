@@ -144,6 +144,7 @@ async def test_path_injection(
         upstream.conversation(alice, hostile),
         upstream.delete(alice, hostile),
         upstream.edit(alice, hostile, title="x"),
+        upstream.list_project(alice, hostile),
         upstream.ask(alice, question(message_id=hostile)).__aenter__(),
         upstream.ask(alice, question(conversation_id=hostile, parent_id="x")).__aenter__(),
         upstream.ask(alice, question(conversation_id="x", parent_id=hostile)).__aenter__(),
@@ -172,7 +173,7 @@ async def test_a_malformed_token_does_not_leave(chatgpt: SimulatedChatGPT, upstr
     assert (chatgpt.received(), gate.taken) == (0, [])
 
 
-EACH_METHOD = ["list_page", "conversation", "edit", "delete", "delete_all", "ask"]
+EACH_METHOD = ["list_page", "list_projects", "list_project", "conversation", "edit", "delete", "delete_all", "ask"]
 
 
 async def call(upstream: RevChatGPT, name: str, on_behalf: Caller) -> None:
@@ -180,6 +181,10 @@ async def call(upstream: RevChatGPT, name: str, on_behalf: Caller) -> None:
     match name:
         case "list_page":
             await upstream.list_page(on_behalf, offset=0, limit=1)
+        case "list_projects":
+            await upstream.list_projects(on_behalf)
+        case "list_project":
+            await upstream.list_project(on_behalf, "g-p-1")
         case "conversation":
             await upstream.conversation(on_behalf, "an-id")
         case "edit":
@@ -262,7 +267,7 @@ async def test_nobody_there_is_away(method: str) -> None:
     await upstream.aclose()
 
 
-@pytest.mark.parametrize("method", ["list_page", "conversation"])
+@pytest.mark.parametrize("method", ["list_page", "list_projects", "list_project", "conversation"])
 @pytest.mark.parametrize(
     "body",
     [
