@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import random
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -17,12 +18,24 @@ from aiohttp import web
 from chatgpt_rest.api.routes import API
 from chatgpt_rest.ask import Asking
 from chatgpt_rest.auth import Auth, read_digest_key
-from chatgpt_rest.clock import Clock
+from chatgpt_rest.clock import DAY, Clock
 from chatgpt_rest.config import Config
-from chatgpt_rest.context import ALLOWED_HOSTS, ASKING, AUTH, CONFIG, EDITS, MIRROR_OF_ALL, ROUTES, SYNC, Route
+from chatgpt_rest.context import (
+    ALLOWED_HOSTS,
+    ASKING,
+    AUTH,
+    CONFIG,
+    EDITS,
+    FETCHES,
+    MIRROR_OF_ALL,
+    ROUTES,
+    SYNC,
+    Route,
+)
 from chatgpt_rest.control import control_over, serve_control
 from chatgpt_rest.edits import Edits
 from chatgpt_rest.errors import MirrorError
+from chatgpt_rest.fetch import Fetches
 from chatgpt_rest.listener import listening
 from chatgpt_rest.middleware import auth_middleware, budget_middleware, errors_middleware
 from chatgpt_rest.mirror import Mirror, open_mirror
@@ -33,12 +46,13 @@ from chatgpt_rest.upstream.protocol import Upstream
 from chatgpt_rest.upstream.revchatgpt import RevChatGPT
 
 _AGAIN_AFTER_SECONDS: Final = 60.0
+_PURGES_EVERY_SECONDS: Final = 86_400.0  # each may write the whole file anew
 
 log = logging.getLogger(__name__)
 
 
 def build_app(
-    config: Config, *, mirror: Mirror, auth: Auth, sync: Sync, asking: Asking, edits: Edits
+    config: Config, *, mirror: Mirror, auth: Auth, fetches: Fetches, sync: Sync, asking: Asking, edits: Edits
 ) -> web.Application:
     """The application over services that somebody else opened and will close."""
     app = web.Application(
@@ -49,6 +63,7 @@ def build_app(
     app[ALLOWED_HOSTS] = config.allowed_hosts
     app[MIRROR_OF_ALL] = mirror
     app[AUTH] = auth
+    app[FETCHES] = fetches
     app[SYNC] = sync
     app[ASKING] = asking
     app[EDITS] = edits
@@ -90,19 +105,23 @@ async def running(config: Config, *, clock: Clock, upstream: Upstream | None = N
             stack.push_async_callback(upstream.aclose)
         auth = await build_auth(config, mirror, upstream, clock)
         stack.push_async_callback(auth.aclose)
-        sync = Sync(upstream, clock)
+        fetches = Fetches(upstream, clock)
+        stack.push_async_callback(fetches.aclose)
+        sync = Sync(
+            mirror, upstream, clock, fetches=fetches, tokens=auth, config=config.sync, jitter=random.SystemRandom().random
+        )
         stack.push_async_callback(sync.aclose)
         edits = Edits(upstream, clock)
         asking = Asking(
             upstream,
             mirror.requests,
             default_model=config.upstream.model,
-            fetch=sync.fetch,
+            fetch=fetches.fetch,
             push_title=edits.push_title,
             sleep=asyncio.sleep,
         )
         stack.push_async_callback(asking.drain, config.server.drain_seconds)
-        yield build_app(config, mirror=mirror, auth=auth, sync=sync, asking=asking, edits=edits)
+        yield build_app(config, mirror=mirror, auth=auth, fetches=fetches, sync=sync, asking=asking, edits=edits)
 
 
 async def build_auth(config: Config, mirror: Mirror, upstream: Upstream, clock: Clock) -> Auth:
@@ -133,7 +152,7 @@ async def serve(config: Config, *, clock: Clock, on_ready: Callable[[str], Await
         app = await stack.enter_async_context(running(config, clock=clock))
         await stack.enter_async_context(serve_control(control_over(app, clock), config.control_socket))
         listener = await stack.enter_async_context(listening(app, config.server))
-        await stack.enter_async_context(_background(notifier.watchdog(), _go_upstream(config, app)))
+        await stack.enter_async_context(_background(notifier.watchdog(), _go_upstream(config, app), _purge(config, app, clock)))
         log.info("listening address=%s mirror=%s", listener.address, config.mirror.path)
         notifier.ready(f"listening on {listener.address}")
         if on_ready is not None:
@@ -146,18 +165,35 @@ async def serve(config: Config, *, clock: Clock, on_ready: Callable[[str], Await
 
 
 async def _go_upstream(config: Config, app: web.Application) -> None:
-    """What the server does of its own accord: prove the configured token, again when its file changed, and push titles
-    that were kept.
+    """What the server does of its own accord: prove the configured token, again when its file changed, keep current
+    the accounts that a token is at hand for, and push titles that were kept.
     """
+    arrivals = app[AUTH].arrivals
     while True:
+        arrivals.clear()
         try:
             if app[AUTH].has_new_configured():
                 await prove_configured(app)
+            app[SYNC].tend()
             if config.sync.enabled:
                 await push_titles(app, leave=config.sync.reserve)
         except Exception:  # a fault now must not end this for the years that the process may run
             log.exception("a round in the background failed")
-        await asyncio.sleep(_AGAIN_AFTER_SECONDS)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_AGAIN_AFTER_SECONDS):
+                await arrivals.wait()
+
+
+async def _purge(config: Config, app: web.Application, clock: Clock) -> None:
+    """Once a day, do away with what was deleted so long ago that nobody may want it back."""
+    while True:
+        try:
+            purged = await app[MIRROR_OF_ALL].purge_deleted(before=clock.now() - config.mirror.keep_deleted_days * DAY)
+            if purged:
+                log.info("purged deleted conversations=%d", purged)
+        except Exception:  # as above
+            log.exception("a purge failed")
+        await asyncio.sleep(_PURGES_EVERY_SECONDS)
 
 
 async def prove_configured(app: web.Application) -> None:

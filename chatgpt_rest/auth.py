@@ -98,6 +98,8 @@ class Auth:
         self._configured_tried: Secret | None = None
         self._configured_failures = 0
         self._configured_again_at: int | None = None
+        self.arrivals = asyncio.Event()
+        """Set whenever a token is at hand that was not: what waits for one may go on."""
 
     async def aclose(self) -> None:
         """End the checks under way."""
@@ -205,21 +207,26 @@ class Auth:
         """The accounts that a valid token is at hand for."""
         return sorted({held.account for held in self._live_tokens()})
 
-    async def forget(self, account: str, token: Secret) -> None:
-        """Upstream refused this token: it reads nothing any more."""
+    def expires_at(self, account: str) -> int | None:
+        """When the token that requests on the account's behalf go with ends; None where there is none."""
+        return max((held.expires_at for held in self._live_tokens() if held.account == account), default=None)
+
+    async def forget(self, account: str, token: Secret, error: UpstreamError) -> None:
+        """Upstream refused this token, with `error`: it reads nothing any more."""
         digest = self._digest(token)
         self._held.pop(digest, None)
         self._remember_refusal(digest)
         log.warning("upstream refused an access token account=%s", account)
         await self._mirror.accounts.forget(account, digest)
+        await self._mirror.of(account).sync.remember(error)
         self._forgotten += 1
         self._known.pop(digest, None)
 
     # ------------------------------------------------------------------------------------------------- helpers
 
     def _caller(self, account: str, token: Secret, *, leave: int = 0) -> Caller:
-        async def forget_token() -> None:
-            await self.forget(account, token)
+        async def forget_token(error: UpstreamError) -> None:
+            await self.forget(account, token, error)
 
         gate = AccountGate(self._mirror.requests, account, forget_token=forget_token, leave=leave)
         return Caller(account, token, gate)
@@ -245,6 +252,8 @@ class Auth:
     def _admit(self, credential: Credential, token: Secret) -> Principal:
         if credential.expires_at is None:
             return Principal(credential.account, None)
+        if credential.digest not in self._held:
+            self.arrivals.set()
         self._held[credential.digest] = _HeldToken(credential.account, token, credential.expires_at)
         return Principal(credential.account, token)
 
@@ -274,8 +283,8 @@ class Auth:
 
     async def _check(self, token: Secret, digest: bytes, claims: Claims, *, is_stranger: bool) -> Credential:
         account = claims.user_id or f"token-{digest.hex()[:32]}"
-        conversations = self._mirror.of(account).conversations
-        since = conversations.deletions
+        mirror = self._mirror.of(account)
+        since = mirror.conversations.deletions
         gate = CheckGate(self._mirror.requests, account, is_stranger=is_stranger)
         try:
             page = await self._upstream.list_page(Caller(account, token, gate), offset=0, limit=LARGEST_PAGE)
@@ -293,7 +302,7 @@ class Auth:
             ) from None
         expires_at = claims.expires_at or self._clock.now() + _OPAQUE_TOKEN_LASTS
         await self._mirror.accounts.accept(account, digest, email=claims.email, expires_at=expires_at)
-        await conversations.save_page(page, offset=0, since=since)
+        await mirror.listings.take(page, since=since)
         log.info("accepted an access token account=%s", account)
         credential = Credential(account, digest, "access_token", None, self._clock.now(), expires_at)
         _put(self._known, digest, credential)

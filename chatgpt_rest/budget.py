@@ -69,6 +69,17 @@ class Budget:
         """When every token will be back, if none is taken until then."""
         return max((self.now, *self.held_until))
 
+    def time_of(self, number: int) -> int:
+        """When the `number`-th request from now leaves (1 is the next one), if nobody else takes a token until then."""
+        if self.used >= self.capacity:
+            slots = list(self.held_until[self.used - self.capacity :])
+        else:
+            slots = [self.now] * (self.capacity - self.used) + list(self.held_until)
+        if self.blocked_until is not None:
+            slots = [max(slot, self.blocked_until) for slot in slots]
+        rounds, slot = divmod(number - 1, self.capacity)
+        return slots[slot] + rounds * WINDOW
+
     @property
     def wait_seconds(self) -> float:
         return (self.next_token_at - self.now) / SECOND

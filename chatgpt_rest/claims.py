@@ -10,8 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from chatgpt_rest.clock import SECOND
+from chatgpt_rest.clock import DAY, SECOND
 from chatgpt_rest.model import Secret
+
+EXPIRES_SOON: Final = 7 * DAY
+"""From when on the owner is told that a token ends."""
 
 _LATEST_EXPIRY: Final = 1e11  # seconds: what lies beyond is no date
 

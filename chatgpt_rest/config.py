@@ -38,6 +38,7 @@ Port = Annotated[int, Meta(ge=0, le=65535)]
 Natural = Annotated[int, Meta(ge=0, le=_MOST)]
 Positive = Annotated[int, Meta(ge=1, le=_MOST)]
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+Days = Annotated[int, Meta(ge=1, le=36_500)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +62,7 @@ class MirrorConfig:
 
     path: Path
     cache_bytes: Natural
+    keep_deleted_days: Days
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +105,9 @@ class SyncConfig:
 
     enabled: bool
     reserve: Natural
+    interval_seconds: Annotated[int, Meta(ge=60, le=31 * 86_400)]
+    archive_interval_seconds: Annotated[int, Meta(ge=60, le=366 * 86_400)]
+    sweep_interval_days: Annotated[int, Meta(ge=1, le=3660)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

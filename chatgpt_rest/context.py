@@ -13,6 +13,7 @@ from chatgpt_rest.ask import Asking
 from chatgpt_rest.auth import Auth, Principal
 from chatgpt_rest.config import Config
 from chatgpt_rest.edits import Edits
+from chatgpt_rest.fetch import Fetches
 from chatgpt_rest.mirror import AccountMirror, Mirror
 from chatgpt_rest.sync import Sync
 from chatgpt_rest.upstream.protocol import Caller, FindCaller
@@ -20,6 +21,7 @@ from chatgpt_rest.upstream.protocol import Caller, FindCaller
 CONFIG: Final = web.AppKey("config", Config)
 MIRROR_OF_ALL: Final = web.AppKey("mirror_of_all", Mirror)
 AUTH: Final = web.AppKey("auth", Auth)
+FETCHES: Final = web.AppKey("fetches", Fetches)
 SYNC: Final = web.AppKey("sync", Sync)
 ASKING: Final = web.AppKey("asking", Asking)
 EDITS: Final = web.AppKey("edits", Edits)

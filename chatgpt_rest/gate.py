@@ -9,7 +9,7 @@ from chatgpt_rest import chatgpt_json
 from chatgpt_rest.errors import UpstreamError, UpstreamLimit, UpstreamRefusedToken
 from chatgpt_rest.mirror import LoggedRequest, RequestLog
 
-ForgetToken = Callable[[], Awaitable[None]]
+ForgetToken = Callable[[UpstreamError], Awaitable[None]]
 
 
 class AccountGate:
@@ -28,7 +28,7 @@ class AccountGate:
     async def refused(self, error: UpstreamError, *, model: str | None = None) -> None:
         """A token that was refused is forgotten; a limit holds the account, or asks to the model, back."""
         if isinstance(error, UpstreamRefusedToken):
-            await self._forget_token()
+            await self._forget_token(error)
         elif isinstance(error, UpstreamLimit) and error.retry_after_seconds is not None:
             seconds, body = error.retry_after_seconds, _dumped(error.body)
             if not error.is_of_one_model:

@@ -56,14 +56,14 @@ def merge(mine: Conversation | None, theirs: Conversation, *, source: Source) ->
 
 
 def merge_listed(mine: ListedConversation | None, theirs: ListedConversation) -> ListedConversation:
-    """What the mirror holds of a conversation after upstream's list named it. A title not pushed yet is the
-    caller's.
+    """What the mirror holds of a conversation after upstream's list named it. A list that tells no update time is as
+    new as what is here. A title not pushed yet is the caller's.
     """
     if mine is None:
         return theirs
-    if whole_seconds(theirs.update_time) < whole_seconds(mine.update_time):
+    if theirs.update_time is not None and whole_seconds(theirs.update_time) < whole_seconds(mine.update_time):
         return mine
-    is_same_second = whole_seconds(theirs.update_time) == whole_seconds(mine.update_time)
+    is_same_second = theirs.update_time is None or whole_seconds(theirs.update_time) == whole_seconds(mine.update_time)
     return replace(
         theirs,
         title=_title(theirs.title, mine.title),

@@ -12,7 +12,7 @@ from chatgpt_rest.api.answers import page_links, rendered_response
 from chatgpt_rest.api.body import read_fields
 from chatgpt_rest.auth import looks_like_credential
 from chatgpt_rest.chatgpt_json import is_id
-from chatgpt_rest.context import EDITS, MIRROR, PRINCIPAL, SYNC, find_caller
+from chatgpt_rest.context import EDITS, FETCHES, MIRROR, PRINCIPAL, SYNC, find_caller
 from chatgpt_rest.errors import BadRequest, MirrorError, NotFetched
 from chatgpt_rest.mirror import Conversations, ListQuery, Rendered, Standing
 from chatgpt_rest.mirror.conversations import Choice
@@ -63,7 +63,7 @@ async def edit(request: web.Request) -> web.Response:
         raise BadRequest("title or is_archived is required")
     conversations = request[MIRROR].conversations
     if await conversations.standing(conversation_id) is Standing.UNKNOWN:
-        await request.app[SYNC].fetch(request[MIRROR], conversation_id, find_caller(request), unless_here=True)
+        await request.app[FETCHES].fetch(request[MIRROR], conversation_id, find_caller(request), unless_here=True)
     await request.app[EDITS].edit(
         request[MIRROR], conversation_id, title=title, is_archived=is_archived, find_caller=find_caller(request)
     )
@@ -95,17 +95,18 @@ async def _read(request: web.Request, render: Callable[[Conversations, str], Awa
     """Read from the mirror, and fetch once what is not there yet."""
     conversation_id = conversation_id_of(request)
     mirror = request[MIRROR]
+    request.app[SYNC].was_read(mirror.account, conversation_id)
     try:
         rendered = await render(mirror.conversations, conversation_id)
     except NotFetched:
-        await request.app[SYNC].fetch(mirror, conversation_id, find_caller(request), unless_here=True)
+        await request.app[FETCHES].fetch(mirror, conversation_id, find_caller(request), unless_here=True)
         rendered = await render(mirror.conversations, conversation_id)
     return rendered_response(request, rendered)
 
 
 async def _read_first_page(request: web.Request) -> None:
     try:
-        await request.app[SYNC].fetch_first_page(request[MIRROR], find_caller(request))
+        await request.app[FETCHES].fetch_first_page(request[MIRROR], find_caller(request))
     except MirrorError:
         # A key reads what is here although upstream is away; the list says of itself that it is not whole.
         if request[PRINCIPAL].token is not None:

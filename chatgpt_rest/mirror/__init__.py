@@ -3,10 +3,14 @@
 
 from chatgpt_rest.mirror.accounts import Account, Accounts, Credential
 from chatgpt_rest.mirror.asks import AskRecord, AskState
+from chatgpt_rest.mirror.backlog import Counts, SetAside, StaleConversation
 from chatgpt_rest.mirror.conversations import Conversations, ListQuery, Standing
+from chatgpt_rest.mirror.deletions import Buried
+from chatgpt_rest.mirror.listings import KnownList
 from chatgpt_rest.mirror.mirror import MIGRATIONS, AccountMirror, Mirror, open_mirror
 from chatgpt_rest.mirror.rendered import Rendered
 from chatgpt_rest.mirror.request_log import LoggedRequest, RequestLog
+from chatgpt_rest.mirror.sync_state import LastError, SyncState
 
 __all__ = [
     "MIGRATIONS",
@@ -15,13 +19,20 @@ __all__ = [
     "Accounts",
     "AskRecord",
     "AskState",
+    "Buried",
     "Conversations",
+    "Counts",
     "Credential",
+    "KnownList",
+    "LastError",
     "ListQuery",
     "LoggedRequest",
     "Mirror",
     "Rendered",
     "RequestLog",
+    "SetAside",
+    "StaleConversation",
     "Standing",
+    "SyncState",
     "open_mirror",
 ]

@@ -130,16 +130,19 @@ class Accounts:
             )
         return [Account(*row) for row in rows]
 
-    async def resolve(self, id_or_name: str) -> str:
-        """The id of the account that is meant. Raises NotFound naming those there are."""
+    async def resolve(self, id_or_name: str | None) -> str:
+        """The id of the account that is meant; with None, of the only one. Raises NotFound naming those there are."""
         known = await self.all()
-        for account in known:
-            if id_or_name in {account.id, account.name}:
-                return account.id
+        meant = [account.id for account in known if id_or_name is None or id_or_name in {account.id, account.name}]
+        if len(meant) == 1:
+            return meant[0]
         names = ", ".join(account.name or account.id for account in known) or "none yet"
+        if meant:
+            raise NotFound("account", text=f"there are several accounts; name one of them: {names}")
+        missing = "no account" if id_or_name is None else f"no account {id_or_name}"
         raise NotFound(
             "account",
-            text=f"there is no account {id_or_name} (known: {names}); one appears when its access token is first used",
+            text=f"there is {missing} (known: {names}); one appears when its access token is first used",
         )
 
     async def name(self, account: str, name: str) -> None:

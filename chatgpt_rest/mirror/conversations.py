@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -15,32 +15,38 @@ import aiosqlite
 from chatgpt_rest import chatgpt_json
 from chatgpt_rest.clock import Clock
 from chatgpt_rest.errors import NotFetched, NotFound
-from chatgpt_rest.merge import Source, merge, merge_listed
+from chatgpt_rest.merge import Source, merge, whole_seconds
 from chatgpt_rest.mirror import trees
 from chatgpt_rest.mirror.database import Database
 from chatgpt_rest.mirror.rendered import Rendered, RenderedCache, changing
-from chatgpt_rest.model import Conversation, ListedConversation, ListPage
+from chatgpt_rest.model import Conversation
 
 Choice = Literal["none", "only", "all"]
 """Whether a list holds what it usually leaves out."""
 
+# What a list holds, said once: its rows, in either order, and their number each begin with it. With the order as a
+# parameter of one text SQLite could not go by the index, and a list of thousands would take a quarter longer.
+_MATCHING: Final = """
+with matching as (
+    select id, title, create_time, update_time, is_archived, is_starred, project, deleted_at, is_deleted_upstream
+    from conversation
+    where account = :account
+      and (deleted_at is null or purged_at is null)
+      and (:archived = 'all' or is_archived = (:archived = 'only'))
+      and (:deleted = 'all' or (deleted_at is not null or is_deleted_upstream) = (:deleted = 'only'))
+      and (:project is null or project = :project)
+)
+"""
 _BY_UPDATE: Final = """
-select id, title, create_time, update_time, is_archived, is_starred, project
-from conversation
-where account = :account
-  and (:archived = 'all' or is_archived = (:archived = 'only'))
-  and (:deleted = 'all' or (deleted_at is not null or is_deleted_upstream) = (:deleted = 'only'))
-  and (:project is null or project = :project)
-order by coalesce(update_time, create_time) desc, id limit :limit offset :offset
+select id, title, create_time, update_time, is_archived, is_starred, project, deleted_at, is_deleted_upstream
+from matching order by coalesce(update_time, create_time) desc, id limit :limit offset :offset
 """
 _BY_CREATION: Final = """
-select id, title, create_time, update_time, is_archived, is_starred, project
-from conversation
-where account = :account
-  and (:archived = 'all' or is_archived = (:archived = 'only'))
-  and (:deleted = 'all' or (deleted_at is not null or is_deleted_upstream) = (:deleted = 'only'))
-  and (:project is null or project = :project)
-order by create_time desc, id limit :limit offset :offset
+select id, title, create_time, update_time, is_archived, is_starred, project, deleted_at, is_deleted_upstream
+from matching order by create_time desc, id limit :limit offset :offset
+"""
+_TOTAL: Final = """
+select count(*) from matching
 """
 
 
@@ -96,7 +102,11 @@ class Conversations:
             if listed_at is None and not even_if_never_read:
                 raise NotFetched("list")
             rows, total = await self._list_rows(connection, query)
-        body = chatgpt_json.dump([chatgpt_json.list_entry(_listed(row)) for row in rows])
+        if query.deleted == "none":
+            entries = [chatgpt_json.list_entry(trees.listed(row)) for row in rows]
+        else:
+            entries = [chatgpt_json.list_entry(trees.listed(row), deletion=(row[7], bool(row[8]))) for row in rows]
+        body = chatgpt_json.dump(entries)
         rendered = Rendered(body, total=total, is_whole=is_whole)
         # One that stands in for what could not be read would hide, next time, that it still has to be.
         return rendered if listed_at is None else self._cache.put(rendered, *key, generation=generation)
@@ -112,7 +122,7 @@ class Conversations:
                 (self.account, conversation_id),
             )
         for row in rows:
-            return Rendered(chatgpt_json.dump(chatgpt_json.list_entry(_listed(row))))
+            return Rendered(chatgpt_json.dump(chatgpt_json.list_entry(trees.listed(row))))
         raise NotFound("conversation")
 
     async def messages_json(self, conversation_id: str) -> Rendered:
@@ -147,6 +157,15 @@ class Conversations:
             listed_at, _ = await self._list_state(connection)
         return listed_at is not None
 
+    async def listed_update_time(self, conversation_id: str) -> int | None:
+        """What upstream's list said last, if it ever named this conversation."""
+        async with self._database.read() as connection:
+            rows = await connection.execute_fetchall(
+                "select listed_update_time from conversation where account = ? and id = ?",
+                (self.account, conversation_id),
+            )
+        return next((row[0] for row in rows), None)
+
     async def pending_titles(self) -> list[tuple[str, str]]:
         """`(conversation, title)` of what was named here and not pushed upstream yet."""
         async with self._database.read() as connection:
@@ -167,29 +186,15 @@ class Conversations:
         """How often everything was deleted: what was asked for before the last time may no longer be taken in."""
         return self._deletions[self.account]
 
-    async def save_page(self, page: ListPage, *, offset: int, since: int | None = None) -> None:
-        """Take in a page of upstream's list, asked for when `deletions` was `since`. What was deleted here stays
-        deleted, whatever the list says.
+    async def save_whole(
+        self, theirs: Conversation, *, since: int | None = None, listed_update_time: int | None = None
+    ) -> None:
+        """Take in a conversation as upstream shows it now, asked for when `deletions` was `since` and the list had said
+        `listed_update_time`. One that was deleted here stays so.
         """
-        async with self._changing() as connection:
-            if since not in {None, self.deletions}:
-                return
-            for theirs in page.items:
-                await self._save_listed(connection, theirs)
-            now = self._clock.now()
-            await connection.execute(
-                """
-                update account set listed_at = iif(:offset = 0, :now, listed_at),
-                                   is_list_whole = is_list_whole or (:is_last and :offset = 0)
-                where account = :account
-                """,
-                {"account": self.account, "offset": offset, "now": now, "is_last": page.is_last},
-            )
-
-    async def save_whole(self, theirs: Conversation, *, since: int | None = None) -> None:
-        """Take in a conversation as upstream shows it now, asked for when `deletions` was `since`. One that was deleted
-        here stays so.
-        """
+        if whole_seconds(listed_update_time) > whole_seconds(theirs.update_time):
+            # It was shown after the list was, whatever upstream's two clocks or roundings make of that.
+            theirs = replace(theirs, update_time=listed_update_time)
         async with self._changing(theirs.id) as connection:
             before, standing = await self._look_up(connection, theirs.id)
             if standing is Standing.DELETED or since not in {None, self.deletions}:
@@ -207,11 +212,10 @@ class Conversations:
             await trees.store(connection, self.account, before, merged, has_content=True)
             await connection.execute(
                 """
-                update conversation set is_local = 0, fetched_update_time = ?,
-                                        listed_update_time = max(coalesce(listed_update_time, 0), coalesce(?, 0))
+                update conversation set is_local = 0, fetched_update_time = ?, fetched_at = ?, failures = 0, failure = null
                 where account = ? and id = ?
                 """,
-                (theirs.update_time, theirs.update_time, self.account, theirs.id),
+                (theirs.update_time or 0, self._clock.now(), self.account, theirs.id),
             )
 
     async def edit(
@@ -249,29 +253,6 @@ class Conversations:
                 (self.account, conversation_id, trees.printable(title)),
             )
 
-    async def bury(self, conversation_id: str) -> None:
-        """Delete a conversation here: a tombstone that lists and fetches respect. Its content stays until it is
-        purged.
-        """
-        now = self._clock.now()
-        async with self._changing(conversation_id) as connection:
-            await connection.execute(
-                """
-                insert into conversation (account, id, deleted_at) values (:account, :id, :now)
-                on conflict (account, id) do update set deleted_at = :now where deleted_at is null
-                """,
-                {"account": self.account, "id": conversation_id, "now": now},
-            )
-
-    async def bury_all(self) -> None:
-        """Delete every conversation here."""
-        async with self._changing() as connection:
-            self._deletions[self.account] += 1
-            await connection.execute(
-                "update conversation set deleted_at = ? where account = ? and deleted_at is null",
-                (self._clock.now(), self.account),
-            )
-
     # ---------------------------------------------------------------------------------------------------- helpers
 
     async def _rendered(self, view: str, conversation_id: str, render: Callable[[Conversation], bytes]) -> Rendered:
@@ -281,7 +262,8 @@ class Conversations:
         generation = self._cache.generation(self.account)
         async with self._database.read() as connection:
             tree, standing = await self._look_up(connection, conversation_id)
-        if standing is Standing.DELETED:
+        is_lost = standing is Standing.LISTED and tree is not None and tree.is_deleted_upstream
+        if standing is Standing.DELETED or is_lost:
             raise NotFound("conversation")
         if tree is None or standing in {Standing.UNKNOWN, Standing.LISTED}:
             raise NotFetched("conversation")
@@ -308,9 +290,7 @@ class Conversations:
             return Standing.HERE if has_content else Standing.LISTED
         return Standing.UNKNOWN
 
-    async def _list_rows(
-        self, connection: aiosqlite.Connection, query: ListQuery
-    ) -> tuple[Iterable[aiosqlite.Row], int]:
+    async def _list_rows(self, connection: aiosqlite.Connection, query: ListQuery) -> tuple[list[aiosqlite.Row], int]:
         values = {
             "account": self.account,
             "archived": query.archived,
@@ -320,17 +300,10 @@ class Conversations:
             "offset": query.offset,
         }
         select = _BY_CREATION if query.order == "created" else _BY_UPDATE
-        rows = await connection.execute_fetchall(select, values)
-        counts = await connection.execute_fetchall(
-            """
-            select count(*) from conversation
-            where account = :account
-              and (:archived = 'all' or is_archived = (:archived = 'only'))
-              and (:deleted = 'all' or (deleted_at is not null or is_deleted_upstream) = (:deleted = 'only'))
-              and (:project is null or project = :project)
-            """,
-            values,
-        )
+        rows = list(await connection.execute_fetchall(_MATCHING + select, values))
+        if query.limit is None and not query.offset:
+            return rows, len(rows)
+        counts = await connection.execute_fetchall(_MATCHING + _TOTAL, values)
         return rows, next(int(count[0]) for count in counts)
 
     async def _list_state(self, connection: aiosqlite.Connection) -> tuple[int | None, bool]:
@@ -339,41 +312,6 @@ class Conversations:
             "select listed_at, is_list_whole from account where account = ?", (self.account,)
         )
         return next(((row[0], bool(row[1])) for row in rows), (None, False))
-
-    async def _save_listed(self, connection: aiosqlite.Connection, theirs: ListedConversation) -> None:
-        rows = await connection.execute_fetchall(
-            """
-            select id, title, create_time, update_time, is_archived, is_starred, project
-            from conversation where account = ? and id = ?
-            """,
-            (self.account, theirs.id),
-        )
-        row = next(iter(rows), None)
-        merged = merge_listed(None if row is None else _listed(row), theirs)
-        await connection.execute(
-            """
-            insert into conversation (
-                account, id, title, create_time, update_time, is_archived, is_starred, project, listed_update_time
-            ) values (?, ?, ?, ?, ?, ?, ?, ?, ?)
-            on conflict (account, id) do update set
-                title = iif(is_title_pending, title, excluded.title), create_time = excluded.create_time,
-                update_time = excluded.update_time, is_archived = excluded.is_archived,
-                is_starred = excluded.is_starred, project = excluded.project, is_deleted_upstream = 0,
-                listed_update_time = excluded.listed_update_time
-            where deleted_at is null
-            """,
-            (
-                self.account,
-                theirs.id,
-                trees.printable(merged.title),
-                merged.create_time,
-                merged.update_time,
-                merged.is_archived,
-                merged.is_starred,
-                trees.printable(merged.project),
-                theirs.update_time,
-            ),
-        )
 
     async def _drafts_of(self, connection: aiosqlite.Connection, theirs: Conversation) -> list[Conversation]:
         """Conversations begun here whose prompt turns up in this one: it got its id after the line to upstream
@@ -396,16 +334,3 @@ class Conversations:
 
 def _messages(tree: Conversation) -> bytes:
     return chatgpt_json.dump(chatgpt_json.messages(tree))
-
-
-def _listed(row: Sequence[object]) -> ListedConversation:
-    identifier, title, create_time, update_time, is_archived, is_starred, project = row[:7]
-    return ListedConversation(
-        id=str(identifier),
-        title=None if title is None else str(title),
-        create_time=create_time if isinstance(create_time, int) else None,
-        update_time=update_time if isinstance(update_time, int) else None,
-        is_archived=bool(is_archived),
-        is_starred=bool(is_starred),
-        project=None if project is None else str(project),
-    )

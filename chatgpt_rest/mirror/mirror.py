@@ -14,10 +14,14 @@ from chatgpt_rest.clock import Clock
 from chatgpt_rest.errors import StartError, StorageFailed
 from chatgpt_rest.mirror.accounts import Accounts
 from chatgpt_rest.mirror.asks import Asks, recover
+from chatgpt_rest.mirror.backlog import Backlog
 from chatgpt_rest.mirror.conversations import Conversations
 from chatgpt_rest.mirror.database import Database, open_database
+from chatgpt_rest.mirror.deletions import Deletions
+from chatgpt_rest.mirror.listings import Listings
 from chatgpt_rest.mirror.rendered import RenderedCache
 from chatgpt_rest.mirror.request_log import RequestLog
+from chatgpt_rest.mirror.sync_state import SyncMemory
 
 _ROOT: Final = Path(__file__).parent.parent
 MIGRATIONS: Final = next(
@@ -39,6 +43,10 @@ class AccountMirror:
         self.account = account
         self.conversations = Conversations(database, cache, clock, account, deletions=deletions)
         self.asks = Asks(database, cache, clock, account)
+        self.deletions = Deletions(database, cache, clock, account, deletions=deletions)
+        self.listings = Listings(database, cache, clock, account, deletions=deletions)
+        self.backlog = Backlog(database, cache, clock, account)
+        self.sync = SyncMemory(database, clock, account)
 
 
 class Mirror:
@@ -52,6 +60,7 @@ class Mirror:
         self._clock = clock
         self._cache = RenderedCache(size_bytes=cache_bytes)
         self._deletions: Counter[str] = Counter()
+        self._owes_rewriting = False  # something was purged, and the disk had no room for the file once more
 
     async def ping(self) -> None:
         """Read something. Raises StorageFailed where the file cannot be read any more."""
@@ -63,6 +72,23 @@ class Mirror:
         async with self._database.read() as connection:
             rows = await connection.execute_fetchall("pragma quick_check")
         return [str(row[0]) for row in rows if row[0] != "ok"]
+
+    async def purge_deleted(self, *, before: int) -> int:
+        """Of what any account deleted before this time (µs) leave nothing but tombstones, and none of its words in any
+        byte of the file. Answers how many were purged. Raises StorageFailed.
+        """
+        purged = 0
+        for account in await self.accounts.all():
+            purged += await self.of(account.id).deletions.purge(before=before)
+        self._owes_rewriting |= purged > 0
+        if self._owes_rewriting:
+            # secure_delete wipes a row where it stands, not the copies left where SQLite moved it from page to page.
+            await self._database.rewrite()
+            self._owes_rewriting = False
+        # Even where nothing was purged: until the log is emptied, it holds what an earlier purge took out of the file.
+        if not await self._database.checkpoint():
+            log.info("could not empty the log of what was purged, left it to the next purge")
+        return purged
 
     def of(self, account: str) -> AccountMirror:
         """The mirror bound to one account."""

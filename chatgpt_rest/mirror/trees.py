@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import aiosqlite
 import msgspec
 
 from chatgpt_rest import chatgpt_json
-from chatgpt_rest.model import Completeness, Conversation, Node, Shape
+from chatgpt_rest.model import Completeness, Conversation, ListedConversation, Node, Shape
 
 
 async def load(connection: aiosqlite.Connection, account: str, conversation_id: str) -> Conversation | None:
@@ -97,6 +97,20 @@ async def remove(connection: aiosqlite.Connection, account: str, conversation_id
     """Take a conversation out without a trace: only for drafts that became, or never became, something else."""
     await connection.execute("delete from node where account = ? and conversation = ?", (account, conversation_id))
     await connection.execute("delete from conversation where account = ? and id = ?", (account, conversation_id))
+
+
+def listed(row: Sequence[object]) -> ListedConversation:
+    """A row that begins with id, title, create_time, update_time, is_archived, is_starred, project."""
+    identifier, title, create_time, update_time, is_archived, is_starred, project = row[:7]
+    return ListedConversation(
+        id=str(identifier),
+        title=None if title is None else str(title),
+        create_time=create_time if isinstance(create_time, int) else None,
+        update_time=update_time if isinstance(update_time, int) else None,
+        is_archived=bool(is_archived),
+        is_starred=bool(is_starred),
+        project=None if project is None else str(project),
+    )
 
 
 def printable(text: str | None) -> str | None:
