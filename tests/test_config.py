@@ -30,6 +30,7 @@ OTHER_VALUES: Final[dict[tuple[str, str], tuple[str, Any]]] = {
     ("server", "access_log"): ("true", True),
     ("mirror", "path"): ("/somewhere/else.sqlite", Path("/somewhere/else.sqlite")),
     ("mirror", "cache_bytes"): ("0", 0),
+    ("mirror", "keep_deleted_days"): ("7", 7),
     ("upstream", "base_url"): ("https://example.org/backend-api/", "https://example.org/backend-api/"),
     ("upstream", "model"): ("gpt-4", "gpt-4"),
     ("upstream", "answer_timeout_seconds"): ("20", 20.0),
@@ -39,6 +40,9 @@ OTHER_VALUES: Final[dict[tuple[str, str], tuple[str, Any]]] = {
     ("auth", "checks_per_hour"): ("1", 1),
     ("sync", "enabled"): ("false", False),
     ("sync", "reserve"): ("0", 0),
+    ("sync", "interval_seconds"): ("60", 60),
+    ("sync", "archive_interval_seconds"): ("3600", 3_600),
+    ("sync", "sweep_interval_days"): ("1", 1),
     ("log", "level"): ("DEBUG", "DEBUG"),
 }
 """For each key a value that is not its default, as the environment writes it and as the program knows it."""
@@ -151,6 +155,10 @@ WRONG: Final = [
     ("mirror", "path", "", "Expected a path"),
     ("mirror", "path", "~nobody-has-this-name/m.sqlite", "no such home folder"),
     ("mirror", "cache_bytes", "-1", ">= 0"),
+    ("mirror", "keep_deleted_days", "0", ">= 1"),
+    ("mirror", "keep_deleted_days", "36501", "<= 36500"),
+    ("mirror", "keep_deleted_days", "1.5", "`int`"),
+    ("mirror", "keep_deleted_days", "a month", "`int`"),
     ("upstream", "base_url", "chatgpt.com", "ends in /"),
     ("upstream", "base_url", "https://chatgpt.com/backend-api", "ends in /"),
     ("upstream", "base_url", "ftp://chatgpt.com/", "http or https"),
@@ -167,6 +175,10 @@ WRONG: Final = [
     ("auth", "checks_per_hour", "0", ">= 1"),
     ("sync", "enabled", "2", "`bool`"),
     ("sync", "reserve", "-1", ">= 0"),
+    ("sync", "interval_seconds", "59", ">= 60"),
+    ("sync", "interval_seconds", "2678401", "<= 2678400"),
+    ("sync", "archive_interval_seconds", "59", ">= 60"),
+    ("sync", "sweep_interval_days", "0", ">= 1"),
     ("log", "level", "debug", "'DEBUG', 'INFO', 'WARNING', 'ERROR'"),
 ]
 
@@ -189,6 +201,7 @@ def test_a_wrong_variable_is_told_with_name_rule_and_value(section: str, key: st
         ("[server]\naccess_log = 'true'", "[server] access_log = 'true'", "`bool`"),
         ("[server]\nallowed_hosts = 'one'", "[server] allowed_hosts = 'one'", "`array`"),
         ("[server]\nallowed_hosts = [1]", "[server] allowed_hosts = [1]", "`str`"),
+        ("[mirror]\nkeep_deleted_days = 0.5", "[mirror] keep_deleted_days = 0.5", "`int`"),
         ("[mirror]\npath = 3", "[mirror] path = 3", "Expected a path"),
         ('[mirror]\npath = "a\\u0000b"', "[mirror] path", "Expected a path"),
         ("[upstream]\nbase_url = 'x'", "[upstream] base_url = 'x'", "ends in /"),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from chatgpt_rest.clock import iso
 from chatgpt_rest.upstream.simulated import SimulatedChatGPT
 from tests.house import Answered, Client, House, ManualClock, open_house
 
@@ -71,7 +72,7 @@ async def test_a_first_list_that_cannot_be_read_is_no_empty_list(house: House, c
     with closing(sqlite3.connect(house.mirror.path)) as connection:  # as after a crash between token and page
         connection.execute("update account set listed_at = null")
         connection.commit()
-    await house.mirror.of(chatgpt.alice.user_id).conversations.bury("c0ffee")  # and so nothing rendered is believed
+    await house.mirror.of(chatgpt.alice.user_id).deletions.bury("c0ffee")  # and so nothing rendered is believed
     chatgpt.fault("conversations", error="server_error")
     refused = await house.client.get("/conversations")
     assert (refused.status, refused.json["code"]) == (502, "upstream_broken")
@@ -188,6 +189,44 @@ async def test_deleted_ones_are_left_out_unless_asked_for(
     gone = chatgpt.alice.add_conversation("Gone", at=1_700_000_100)
     await client.delete(f"/conversations/{gone.id}")
     assert titles(await client.get(f"/conversations{query}")) == expected
+
+
+async def test_a_list_of_deleted_ones_says_what_became_of_them(
+    client: Client, chatgpt: SimulatedChatGPT, clock: ManualClock
+) -> None:
+    """Asked for with `deleted`, each entry also says when it was deleted here and whether upstream has it no more; in
+    any other list it has the seed's six members, as ever.
+    """
+    chatgpt.alice.add_conversation("Here", at=1_700_000_000)
+    gone = chatgpt.alice.add_conversation("Gone", at=1_700_000_100)
+    await client.delete(f"/conversations/{gone.id}")
+    deleted, here = (await client.get("/conversations?deleted=all")).json
+    assert (deleted["deleted_at"], deleted["deleted_upstream"]) == (iso(clock.now()), False)
+    assert (here["deleted_at"], here["deleted_upstream"]) == (None, False)
+    for query in ("", "?deleted=none", "?archived=all"):
+        for entry in (await client.get(f"/conversations{query}")).json:
+            assert list(entry) == ["id", "title", "create_time", "update_time", "mapping", "current_node"]
+
+
+async def test_archived_ones_that_are_deleted_are_found(client: Client, chatgpt: SimulatedChatGPT) -> None:
+    """With `archived=all` beside `deleted`, or `only`; a deleted one is not in the archive unless asked for."""
+    kept = chatgpt.alice.add_conversation("Kept")
+    await client.patch(f"/conversations/{kept.id}", json={"is_archived": True})
+    await client.delete(f"/conversations/{kept.id}")
+    assert titles(await client.get("/conversations?deleted=only")) == []
+    assert titles(await client.get("/conversations?archived=all&deleted=only")) == ["Kept"]
+    assert titles(await client.get("/conversations?archived=only&deleted=all")) == ["Kept"]
+    assert titles(await client.get("/conversations?archived=all")) == []
+
+
+async def test_a_page_of_deleted_ones_counts_them(client: Client, chatgpt: SimulatedChatGPT) -> None:
+    """The total and the links are of the list that was asked for."""
+    notes = chatgpt.alice.many(5)
+    for note in notes[:3]:
+        await client.delete(f"/conversations/{note.id}")
+    listed = await client.get("/conversations?deleted=only&limit=2")
+    assert (len(listed.json), listed.headers["X-Total-Count"]) == (2, "3")
+    assert listed.headers["Link"] == '</conversations?deleted=only&limit=2&offset=2>; rel="next"'
 
 
 async def test_a_project_s_conversations(client: Client, chatgpt: SimulatedChatGPT) -> None:

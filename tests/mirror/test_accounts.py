@@ -104,6 +104,19 @@ async def test_an_account_is_meant_by_id_or_name(mirror: Mirror) -> None:
         await mirror.accounts.resolve("nobody")
 
 
+async def test_the_only_account_need_not_be_named(tmp_path: Path, clock: ManualClock) -> None:
+    """Where there are several, the error names them; where there is none, it says how one appears."""
+    async with opening(tmp_path, clock) as mirror:
+        with pytest.raises(NotFound, match=r"there is no account \(known: none yet\); one appears"):
+            await mirror.accounts.resolve(None)
+        await mirror.accounts.accept("alice", b"one", email=None, expires_at=NOON + DAY)
+        assert await mirror.accounts.resolve(None) == "alice"
+        await mirror.accounts.name("alice", "me")
+        await mirror.accounts.accept("bob", b"two", email=None, expires_at=NOON + DAY)
+        with pytest.raises(NotFound, match="there are several accounts; name one of them: me, bob"):
+            await mirror.accounts.resolve(None)
+
+
 async def test_two_accounts_cannot_have_one_name(mirror: Mirror) -> None:
     """Else a command could hit the wrong one; giving the same name again is fine."""
     await mirror.accounts.name("alice", "me")
@@ -116,7 +129,7 @@ async def test_accounts_are_listed_with_what_they_hold(mirror: Mirror, alice: Ac
     """Deleted conversations do not count."""
     for name in ("a", "b"):
         await alice.conversations.save_whole(conversation(conversation_id=name))
-    await alice.conversations.bury("a")
+    await alice.deletions.bury("a")
     assert await mirror.accounts.all() == [
         Account("alice", None, "alice@home", 1),
         Account("bob", None, "bob@home", 0),
