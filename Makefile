@@ -30,8 +30,9 @@ run: $(BUILT)  ## the real server, as config.toml says
 test: $(BUILT)  ## every test, with coverage
 	@$(PY) -X dev -m pytest --cov --cov-report=term
 
-soak: $(BUILT)  ## what is generated, fifteen times as long: the budget, merging, reading ChatGPT's JSON
-	@$(PY) -X dev -m pytest -q --hypothesis-profile=soak tests/test_budget.py tests/test_merge.py tests/test_chatgpt_json.py
+soak: $(BUILT)  ## what is generated, fifteen times as long: the budget, merging, ChatGPT's JSON, syncs
+	@$(PY) -X dev -m pytest -q --hypothesis-profile=soak tests/test_budget.py tests/test_merge.py \
+	    tests/test_chatgpt_json.py tests/test_sync_kills.py tests/test_sync_histories.py
 
 check: $(BUILT)  ## format, lint, types, import rules
 	@$(PY) -m ruff format --quiet --check $(SOURCES) || { echo "make format would change the files above" >&2; exit 1; }

@@ -1,20 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Run every benchmark and print a table. Figures are CPU time of the server's process and ratios to a limit that ran in
-turn with it: on a noisy machine wall-clock rates scatter by a factor of two, these do not.
+"""Run every benchmark and print a table. Figures of reading are CPU time of the server's process and ratios to a limit
+that ran in turn with it: on a noisy machine wall-clock rates scatter by a factor of two, these do not.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -23,14 +18,14 @@ import aiohttp
 from rich.console import Console
 from rich.table import Table
 
+from bench import syncing
 from bench.load import send
+from bench.processes import LOADING, cpu_seconds, serving, serving_bare
 from chatgpt_rest.upstream.simulated import SimulatedChatGPT
 
-ROOT: Final = Path(__file__).parent.parent
 ROUNDS: Final = 7
 REQUESTS: Final = 2_000  # a round
 STARTS: Final = 5
-_TICKS: Final = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True)
@@ -54,16 +49,21 @@ def main() -> None:
         starting = Table("starting", "seconds", "of aiohttp's bare start (min…max)")
         for row in _starting(Path(folder), console):
             starting.add_row(*row)
+        first_sync = Table("first sync of 3,000 conversations", "figure", "beside", "ratio")
+        with console.status("") as status:
+            for row in asyncio.run(syncing.measure(Path(folder), lambda what: status.update(f"measuring: {what}"))):
+                first_sync.add_row(*row)
     console.print(reading)
     console.print("CPU time of the server's process a request; load on the other core; rounds in turn.")
     console.print(starting)
+    console.print(first_sync)
+    console.print("One connection upstream, one request at a time; the reader reads one thing after another.")
 
 
 async def _reading(folder: Path, console: Console) -> list[tuple[str, ...]]:
     chatgpt = SimulatedChatGPT()
     async with chatgpt.serving() as base_url:
-        with ExitStack() as stack:
-            port, pid = stack.enter_context(_server(folder, base_url))
+        with serving(folder, base_url) as (port, pid):
             cases = await _cases(f"http://127.0.0.1:{port}", chatgpt)
             rows = []
             for case in cases:
@@ -97,7 +97,7 @@ async def _cases(address: str, chatgpt: SimulatedChatGPT) -> list[Case]:
 async def _compare(folder: Path, case: Case, port: int, pid: int) -> tuple[str, ...]:
     file = folder / "body"
     file.write_bytes(case.body)
-    with _bare(file) as (bare_port, bare_pid):
+    with serving_bare(file) as (bare_port, bare_pid):
         pairs = []
         for round_number in range(ROUNDS + 1):
             bare = await _cpu_us(bare_pid, bare_port, case, status=200)
@@ -115,9 +115,9 @@ async def _compare(folder: Path, case: Case, port: int, pid: int) -> tuple[str, 
 
 
 async def _cpu_us(pid: int, port: int, case: Case, *, status: int) -> float:
-    before = _cpu_seconds(pid)
+    before = cpu_seconds(pid)
     await send(port, case.path, case.headers, requests=REQUESTS, status=status)
-    return (_cpu_seconds(pid) - before) / REQUESTS * 1e6
+    return (cpu_seconds(pid) - before) / REQUESTS * 1e6
 
 
 def _starting(folder: Path, console: Console) -> list[tuple[str, ...]]:
@@ -130,7 +130,7 @@ def _starting(folder: Path, console: Console) -> list[tuple[str, ...]]:
             mirror = folder / f"start-{number}"
             mirror.mkdir()
             pairs.append(
-                (_seconds(lambda: _bare(body)), _seconds(lambda at=mirror: _server(at, "http://127.0.0.1:9/")))
+                (_seconds(lambda: serving_bare(body)), _seconds(lambda at=mirror: serving(at, "http://127.0.0.1:9/")))
             )
     ratios = [ours / bare for bare, ours in pairs]
     return [
@@ -149,64 +149,6 @@ def _seconds(start: Any) -> float:
         return time.perf_counter() - began
 
 
-@contextmanager
-def _server(folder: Path, base_url: str) -> Iterator[tuple[int, int]]:
-    environ = {
-        "CHATGPT_REST_MIRROR__PATH": str(folder / "mirror.sqlite"),
-        "CHATGPT_REST_UPSTREAM__BASE_URL": base_url,
-        "CHATGPT_REST_LOG__LEVEL": "WARNING",
-    }
-    port = _free_port()
-    with _process([str(ROOT / "server.py")], {**environ, "CHATGPT_REST_SERVER__PORT": str(port)}, port) as pid:
-        yield port, pid
-
-
-@contextmanager
-def _bare(file: Path) -> Iterator[tuple[int, int]]:
-    port = _free_port()
-    with _process(["-m", "bench.bare", str(file), str(port)], {}, port) as pid:
-        yield port, pid
-
-
-@contextmanager
-def _process(arguments: list[str], environ: dict[str, str], port: int) -> Iterator[int]:
-    """A server on the first core, this process being on the others, up as the context is entered."""
-    process = subprocess.Popen([sys.executable, *arguments], cwd=ROOT, env={**os.environ, **environ})
-    try:
-        cores = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(process.pid, cores[:1])
-        _wait_for(port, process)
-        yield process.pid
-    finally:
-        process.terminate()
-        process.wait(timeout=20)
-
-
-def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
-    """Wait for the first answer, at most 20 seconds."""
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            with socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
-                connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
-                if connection.recv(12) == b"HTTP/1.1 200":
-                    return
-        except OSError:
-            time.sleep(0.005)
-    raise RuntimeError(f"nothing answers on port {port}")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS
-
-
 if __name__ == "__main__":
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[1:] or os.sched_getaffinity(0))
+    os.sched_setaffinity(0, LOADING)
     main()

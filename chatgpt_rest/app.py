@@ -108,7 +108,13 @@ async def running(config: Config, *, clock: Clock, upstream: Upstream | None = N
         fetches = Fetches(upstream, clock)
         stack.push_async_callback(fetches.aclose)
         sync = Sync(
-            mirror, upstream, clock, fetches=fetches, tokens=auth, config=config.sync, jitter=random.SystemRandom().random
+            mirror,
+            upstream,
+            clock,
+            fetches=fetches,
+            tokens=auth,
+            config=config.sync,
+            jitter=random.SystemRandom().random,
         )
         stack.push_async_callback(sync.aclose)
         edits = Edits(upstream, clock)
@@ -152,7 +158,8 @@ async def serve(config: Config, *, clock: Clock, on_ready: Callable[[str], Await
         app = await stack.enter_async_context(running(config, clock=clock))
         await stack.enter_async_context(serve_control(control_over(app, clock), config.control_socket))
         listener = await stack.enter_async_context(listening(app, config.server))
-        await stack.enter_async_context(_background(notifier.watchdog(), _go_upstream(config, app), _purge(config, app, clock)))
+        work = (notifier.watchdog(), _go_upstream(config, app), _purge(config, app, clock))
+        await stack.enter_async_context(_background(*work))
         log.info("listening address=%s mirror=%s", listener.address, config.mirror.path)
         notifier.ready(f"listening on {listener.address}")
         if on_ready is not None:

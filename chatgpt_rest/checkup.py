@@ -16,7 +16,7 @@ from chatgpt_rest.app import running
 from chatgpt_rest.clock import Clock
 from chatgpt_rest.config import Config
 from chatgpt_rest.control import call_server, control_over
-from chatgpt_rest.errors import MirrorError
+from chatgpt_rest.errors import MirrorError, UpstreamRefusedToken
 
 _CONNECT_SECONDS: Final = 5.0
 _MIB: Final = 1024 * 1024
@@ -69,7 +69,12 @@ def _about_mirror(config: Config, report: dict[str, Any]) -> list[Finding]:
         findings.append(Finding("wrong", text, "make room"))
     if not report["accounts"]:
         findings.append(Finding("soon", "accounts: none yet", "send a request with an access token"))
-    return findings + [_about_account(account) for account in report["accounts"]]
+    if not config.sync.enabled:
+        text = "sync: off; the mirror is brought up to date by server.py sync alone"
+        findings.append(Finding("soon", text, "[sync] enabled = true"))
+    for account in report["accounts"]:
+        findings += [_about_account(account), *_about_sync(account)]
+    return findings
 
 
 def _about_account(account: dict[str, Any]) -> Finding:
@@ -90,6 +95,26 @@ def _about_account(account: dict[str, Any]) -> Finding:
         text + f"access token until {expiry}",
         remedy * account["expires_soon"],
     )
+
+
+def _about_sync(account: dict[str, Any]) -> list[Finding]:
+    sync, name = account["sync"], account["name"] or account["id"]
+    counts, error = sync["conversations"], sync["last_error"]
+    text = (
+        f"sync of {name}: {counts['stale']} conversations stale, {counts['set_aside']} set aside, "
+        f"{counts['missing_upstream']} missing upstream, last full sweep {sync['last_full_sweep'] or 'never'}"
+    )
+    findings = [Finding("right", text)]
+    if counts["set_aside"]:
+        findings = [Finding("soon", text, "try them again: server.py sync --full")]
+    if error is not None:
+        failed = f"sync of {name}: failed last at {error['at']}: {error['error']} ({error['code']})"
+        if error["code"] == UpstreamRefusedToken.code:
+            findings.append(Finding("wrong", failed, "give a new one: server.py token"))
+        else:
+            again = "it is tried again by itself" if sync["enabled"] else "try again: server.py sync"
+            findings.append(Finding("soon", failed, again))
+    return findings
 
 
 async def _upstream(config: Config) -> Finding:

@@ -18,7 +18,7 @@ from rich.markup import escape
 from chatgpt_rest import launch
 from chatgpt_rest.clock import SystemClock
 from chatgpt_rest.config import Config, load_config
-from chatgpt_rest.errors import MirrorError, StartError
+from chatgpt_rest.errors import MirrorError
 
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", metavar="FILE", help="Settings that differ from the defaults.")
@@ -37,6 +37,7 @@ commands.add_typer(keys, name="key")
 commands.add_typer(accounts, name="account")
 
 _LONGEST_LINE: Final = 16_384  # bytes; a token that is longer is none
+_INTERRUPTED: Final = 130  # what shells call a program that Ctrl-C has ended
 
 _out: Final = Console(highlight=False, soft_wrap=True)
 
@@ -111,6 +112,53 @@ def check(config: ConfigFile = None) -> None:
         raise typer.Exit(1)
 
 
+@commands.command()
+def undelete(
+    conversations: Annotated[list[str] | None, typer.Argument(metavar="ID", help="Ids of conversations.")] = None,
+    *,
+    everything: Annotated[bool, typer.Option("--all", help="Bring back everything that can be.")] = False,
+    account: Annotated[str | None, typer.Option(help="Its id or name, where there are several.")] = None,
+    config: ConfigFile = None,
+) -> None:
+    """Bring back what was deleted here, or list what can be. ChatGPT's own copy stays deleted: it is readable here, and
+    nothing can be asked in it.
+    """
+    if conversations and everything:
+        raise typer.BadParameter("name conversations, or --all")
+    if not conversations and not everything:
+        rows = _call(_load(config), "list_deleted", account=account)
+        _print_table([{**row, "title": _one_line(row["title"])} for row in rows], "id", "deleted_at", "until", "title")
+        return
+    back = _call(_load(config), "undelete", account=account, ids=conversations or [], everything=everything)
+    for each in back:
+        what = f"{each['id']} {_one_line(each['title'])}".rstrip()
+        _out.print(escape(f"{what} is back" + ("" if each["has_content"] else "; its content was never here")))
+    if not back:
+        _out.print("nothing is deleted")
+
+
+@commands.command()
+def sync(
+    *,
+    full: Annotated[bool, typer.Option("--full", help="Read every list to its end: finds what was deleted.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what is stale and what it costs.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Go on where the budget is spent or ChatGPT away.")] = False,
+    account: Annotated[str | None, typer.Option(help="Its id or name, where there are several.")] = None,
+    config: ConfigFile = None,
+) -> None:
+    """Bring the mirror up to date now, as far as the budget goes."""
+    if dry_run:
+        _print_outlook(_call(_load(config), "sync_outlook", account=account, is_full=full))
+        return
+    from chatgpt_rest.foreground import sync_now
+
+    work = sync_now(_load(config), SystemClock(), _out, account=account, is_full=full, waits=wait)
+    try:
+        launch.run(work)
+    except KeyboardInterrupt:
+        raise typer.Exit(_INTERRUPTED) from None
+
+
 @keys.command("create")
 def create_key(
     name: Annotated[str, typer.Argument(help="What you will know it by.")],
@@ -165,26 +213,34 @@ def _options(host: str | None, port: int | None) -> dict[str, str]:
 
 
 def _call(config: Config, operation: str, *, needs_server: bool = False, **arguments: Any) -> Any:
-    return launch.run(_reach(config, operation, arguments, needs_server=needs_server))
+    from chatgpt_rest.reach import call
+
+    return launch.run(call(config, SystemClock(), operation, arguments, needs_server=needs_server))
 
 
-async def _reach(config: Config, operation: str, arguments: dict[str, Any], *, needs_server: bool) -> Any:
-    from chatgpt_rest.app import running
-    from chatgpt_rest.control import call_server, control_over
+def _one_line(title: str | None) -> str:
+    """A title for a terminal: what would break the line or steer the terminal is a blank."""
+    return "".join(character if character.isprintable() else " " for character in title or "")
 
-    try:
-        return await call_server(config.control_socket, operation, arguments)
-    except ConnectionError:
-        if needs_server:
-            raise StartError("no server is running with this mirror; start one first") from None
-    clock = SystemClock()
-    try:
-        async with running(config, clock=clock) as app:
-            return await control_over(app, clock).call(operation, arguments)
-    except StartError as error:
-        if error.code != "locked":
-            raise
-        raise StartError(f"{error.text}. It does not listen at {config.control_socket}: restart it") from None
+
+def _print_outlook(outlook: dict[str, Any]) -> None:
+    from chatgpt_rest.foreground import price
+
+    if outlook["stale"]:
+        rows = [
+            {
+                "updated": each["updated"],
+                "what": "new" if each["is_new"] else "changed",
+                "title": _one_line(each["title"]),
+            }
+            for each in outlook["stale"]
+        ]
+        _print_table(rows, "updated", "what", "title")
+    if outlook["more"]:
+        _out.print(f"and {outlook['more']} more")
+    for name, pages in outlook["lists"].items():
+        _out.print(escape(f"list to read: {_one_line(name)}, {pages} page{'s' * (pages != 1)}"))
+    _out.print(escape(f"account {outlook['account']}: {price(outlook['plan'])}"))
 
 
 def _print_table(rows: list[dict[str, Any]], *columns: str) -> None:

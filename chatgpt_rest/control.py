@@ -20,14 +20,16 @@ import aiohttp
 from aiohttp import web
 
 from chatgpt_rest.auth import Auth
+from chatgpt_rest.chatgpt_json import is_id
+from chatgpt_rest.claims import EXPIRES_SOON
 from chatgpt_rest.clock import DAY, Clock, iso
-from chatgpt_rest.context import AUTH, MIRROR_OF_ALL
+from chatgpt_rest.context import AUTH, CONFIG, MIRROR_OF_ALL, SYNC
 from chatgpt_rest.errors import BadRequest, Conflict, MirrorError, StartError
 from chatgpt_rest.middleware import error_response
 from chatgpt_rest.mirror import Mirror
 from chatgpt_rest.model import Secret
-
-EXPIRES_SOON: Final = 7 * DAY
+from chatgpt_rest.sync import Sync
+from chatgpt_rest.sync_status import outlook_json, read_outlook, read_status, status_json
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 _TIMEOUT_SECONDS: Final = 120.0
@@ -38,10 +40,12 @@ Operation = Callable[..., Awaitable[Any]]
 class Control:
     """The owner's operations. Arguments and results are plain JSON values."""
 
-    def __init__(self, mirror: Mirror, auth: Auth, clock: Clock) -> None:
+    def __init__(self, mirror: Mirror, auth: Auth, sync: Sync, clock: Clock, *, keep_deleted_days: int) -> None:
         self._mirror = mirror
         self._auth = auth
+        self._sync = sync
         self._clock = clock
+        self._keep_deleted = keep_deleted_days * DAY
         self._operations: dict[str, Operation] = {
             "create_key": self.create_key,
             "list_keys": self.list_keys,
@@ -50,6 +54,11 @@ class Control:
             "name_account": self.name_account,
             "give_token": self.give_token,
             "report": self.report,
+            "list_deleted": self.list_deleted,
+            "undelete": self.undelete,
+            "start_sync": self.start_sync,
+            "sync_status": self.sync_status,
+            "sync_outlook": self.sync_outlook,
         }
 
     async def call(self, operation: str, arguments: dict[str, Any]) -> Any:
@@ -120,9 +129,48 @@ class Control:
                     "token_expires_at": None if expiry is None else iso(expiry),
                     "is_token_expired": expiry is not None and expiry <= now,
                     "expires_soon": expiry is not None and now < expiry <= now + EXPIRES_SOON,
+                    "sync": await self.sync_status(account.id),
                 }
             )
         return {"process": os.getpid(), "faults": await self._mirror.faults(), "accounts": accounts}
+
+    async def list_deleted(self, account: str | None) -> list[dict[str, Any]]:
+        """What can be brought back, the newest deletion first, and until when."""
+        mirror = self._mirror.of(await self._mirror.accounts.resolve(account))
+        return [
+            {
+                "id": each.id,
+                "title": each.title,
+                "deleted_at": iso(each.deleted_at),
+                "until": iso(each.deleted_at + self._keep_deleted),
+            }
+            for each in await mirror.deletions.buried()
+        ]
+
+    async def undelete(self, account: str | None, ids: list[str], *, everything: bool) -> list[dict[str, Any]]:
+        """Bring these conversations back, or everything that can be: all of it or nothing. Raises NotFound."""
+        mirror = self._mirror.of(await self._mirror.accounts.resolve(account))
+        if not all(is_id(each) for each in ids):
+            raise BadRequest("this is no id of a conversation")
+        found = await (mirror.deletions.undelete_all() if everything else mirror.deletions.undelete(*ids))
+        return [{"id": each.id, "title": each.title, "has_content": each.has_content} for each in found]
+
+    async def start_sync(self, account: str | None, *, is_full: bool) -> dict[str, Any]:
+        """Begin a pass now and tell how things stand. Raises Unavailable where no token is at hand."""
+        account_id = await self._mirror.accounts.resolve(account)
+        await self._sync.start(account_id, is_full=is_full)
+        return await self.sync_status(account_id)
+
+    async def sync_status(self, account: str) -> dict[str, Any]:
+        """What `GET /sync` tells of an account, by its id: who watches asks often, and names take a search."""
+        status = await read_status(account, mirror=self._mirror, sync=self._sync, tokens=self._auth)
+        return status_json(status)
+
+    async def sync_outlook(self, account: str | None, *, is_full: bool) -> dict[str, Any]:
+        """What a pass would do now, and what it would cost."""
+        account_id = await self._mirror.accounts.resolve(account)
+        outlook = await read_outlook(account_id, mirror=self._mirror, sync=self._sync, is_full=is_full)
+        return outlook_json(outlook)
 
     async def _token_expiry(self, account: str) -> str | None:
         expiry = await self._mirror.accounts.token_expiry(account)
@@ -131,7 +179,9 @@ class Control:
 
 def control_over(app: web.Application, clock: Clock) -> Control:
     """The owner's operations over an application that is open."""
-    return Control(app[MIRROR_OF_ALL], app[AUTH], clock)
+    return Control(
+        app[MIRROR_OF_ALL], app[AUTH], app[SYNC], clock, keep_deleted_days=app[CONFIG].mirror.keep_deleted_days
+    )
 
 
 @asynccontextmanager

@@ -6,6 +6,7 @@ much.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from typing import Final
 
 from chatgpt_rest.clock import Clock, growing_pause
@@ -25,6 +26,7 @@ class Edits:
         self._upstream = upstream
         self._clock = clock
         self._resting: dict[str, tuple[int, int]] = {}  # by account: failures in a row, and until when to wait
+        self._failed: Counter[tuple[str, str]] = Counter()  # by account and conversation: pushes of a title
 
     async def edit(
         self,
@@ -69,12 +71,12 @@ class Edits:
             except UpstreamNotFound as error:
                 if standing is Standing.UNKNOWN or not error.is_gone:
                     raise NotFound("conversation", body=error.body) from None
-        await mirror.conversations.bury(conversation_id)
+        await mirror.deletions.bury(conversation_id)
 
     async def delete_all(self, mirror: AccountMirror, *, find_caller: FindCaller) -> None:
         """Delete every conversation of the account: one request upstream, then here. Raises as `delete` does."""
         await self._upstream.delete_all(await find_caller())
-        await mirror.conversations.bury_all()
+        await mirror.deletions.bury_all()
 
     async def push_title(self, mirror: AccountMirror, caller: Caller, conversation_id: str, title: str) -> bool:
         """Bring a title set here to upstream. False where that must wait: it is kept, and pushed another time."""
@@ -89,14 +91,20 @@ class Edits:
         return True
 
     async def push_titles(self, mirror: AccountMirror, caller: Caller) -> None:
-        """Push what was kept. After a few that do not get through, wait: longer each time, an hour at the most."""
+        """Push what was kept, first what failed least often. After a few that do not get through, wait: longer each
+        time, an hour at the most.
+        """
         failures, until = self._resting.get(mirror.account, (0, 0))
         if until > self._clock.now():
             return
         failed = 0
-        for conversation_id, title in await mirror.conversations.pending_titles():
-            if not await self.push_title(mirror, caller, conversation_id, title):
-                failed += 1
+        titles = await mirror.conversations.pending_titles()
+        for conversation_id, title in sorted(titles, key=lambda each: self._failed[mirror.account, each[0]]):
+            if await self.push_title(mirror, caller, conversation_id, title):
+                self._failed.pop((mirror.account, conversation_id), None)
+                continue
+            self._failed[mirror.account, conversation_id] += 1
+            failed += 1
             if failed == _FAILURES_AT_ONCE:
                 break
         self._resting.pop(mirror.account, None)

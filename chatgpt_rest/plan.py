@@ -34,8 +34,8 @@ class FetchOne:
     """One conversation."""
 
     conversation_id: str
-    is_unseen: bool = False
-    """A full sweep has not met it: this tells whether it is gone."""
+    sweep: int | None = None
+    """The full sweep, by when it began, that has not met it: this tells whether it is gone."""
 
 
 Job = ReadPage | FetchOne
@@ -81,11 +81,13 @@ class Desk:
     tried_since: int = 0
     again: list[str] = field(default_factory=list)
     """What is fetched although nothing says that it changed: the list tells no times, and these stand at its top."""
-    suspect: tuple[Job, str] | None = None
-    """What failed, and why: what comes next tells whether it is to blame, or upstream."""
+    suspects: list[tuple[Job, str]] = field(default_factory=list)
+    """What failed of late, and why: what comes next tells whether these are to blame, or upstream."""
     alive: int = 0
     gone: int = 0
     """How many of those that the full sweep under way has not met were there all the same, and how many were not."""
+    unwritable_until: int = 0
+    """Nothing could be written down: what is asked for before would be paid for and lost."""
     told_expiry: int | None = None
     """The end of the token that its owner has been told of."""
 
@@ -111,17 +113,21 @@ class Plan:
                 return FetchOne(conversation_id)
         lists = await mirror.listings.all()
         state = await self._sweep_if_due(mirror, state, lists[0])
+        # Of the lists beside the plain one, one at a time is in doubt: a conversation tells sooner who is to blame.
+        is_in_doubt = any(isinstance(job, ReadPage) for job, _ in desk.suspects)
         for known in lists:
-            if known.name not in desk.tried and self.is_due(known, lists, state, is_wanted=this.wants_list):
-                return self._page_of(known, this, state)
+            is_next = known.name not in desk.tried and (known.name == PLAIN or not is_in_doubt)
+            if is_next and self.is_due(known, lists, state, is_wanted=this.wants_list):
+                return self._page_of(known, state)
         for conversation_id in [desk.again.pop()] if desk.again else await stale():
             return FetchOne(conversation_id)
         if state.sweep_began_at is not None and not self._is_to_be_swept(lists, state):
             for conversation_id in await self.unseen(mirror, state, lists, limit=1, besides=desk.tried):
-                return FetchOne(conversation_id, is_unseen=True)
-            await mirror.sync.end_sweep()
-            log.info("finished a full sweep account=%s gone=%d", mirror.account, desk.gone)
-            desk.alive = desk.gone = 0
+                return FetchOne(conversation_id, sweep=state.sweep_began_at)
+            if not desk.tried or not await self.unseen(mirror, state, lists, limit=1):
+                await mirror.sync.end_sweep(state.sweep_began_at)
+                log.info("finished a full sweep account=%s gone=%d", mirror.account, desk.gone)
+                desk.alive = desk.gone = 0
         return None
 
     async def unseen(
@@ -165,11 +171,9 @@ class Plan:
         names = {known.name} if known.name in {PLAIN, ARCHIVED} else {known.name, PROJECTS}
         return any((each.absent_until or 0) > self._clock.now() for each in lists if each.name in names)
 
-    def _page_of(self, known: KnownList, this: Pass, state: SyncState) -> ReadPage:
+    def _page_of(self, known: KnownList, state: SyncState) -> ReadPage:
         if known.listing is not None:
             return ReadPage(known, known.listing)
-        if known.name == PLAIN:
-            this.wants_list = False
         return ReadPage(known, Listing(self._clock.now(), is_sweep=_is_unswept(known, state), ground=known.ground))
 
     async def _sweep_if_due(self, mirror: AccountMirror, state: SyncState, plain: KnownList) -> SyncState:

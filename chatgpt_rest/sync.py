@@ -41,8 +41,9 @@ from chatgpt_rest.upstream.protocol import LARGEST_PAGE, Caller, Upstream
 _ABSENCE_LASTS: Final = DAY  # of a list that upstream does not have
 _FIRST_PAUSE: Final = 3  # in doublings of a minute: 8 minutes, then 16, 32, and an hour from there on
 _JITTER: Final = 0.25  # of a pause, at most, either way
-_STORAGE_PAUSE: Final = MINUTE
+_STORAGE_PAUSE: Final = 10 * MINUTE  # each try may cost a token, for something that is too large to be written
 _LONGEST_WAIT_SECONDS: Final = 60.0  # then rows are looked at again
+_IN_A_ROW: Final = 3  # failures that may each be a conversation's own; then upstream as a whole is let rest
 _ALIVE_AFTER_ALL: Final = 3  # conversations that a list left out although they are there: then it was cut short
 
 log = logging.getLogger(__name__)
@@ -106,6 +107,9 @@ class Sync:
         """See to it that each account with a token is kept current; to be called now and then, and when one arrives."""
         for account in self._tokens.accounts():
             self._tell_of_expiry(account)
+            current = self.desk(account).current
+            if current is not None and current.waits_for is not None and current.waits_until is None:
+                self.desk(account).wake.set()  # it waits for a token, and here is one
             if self.config.enabled:
                 self._start_keeper(account)
 
@@ -125,6 +129,7 @@ class Sync:
         desk.current.wants_list = True
         desk.current.waits_for = desk.current.waits_until = None
         desk.tried.clear()
+        desk.unwritable_until = 0
         self._start_keeper(account)
         desk.wake.set()
 
@@ -133,13 +138,16 @@ class Sync:
         desk, mirror = self.desk(account), self._mirror.of(account)
         async with desk.turn:
             this = desk.current = desk.current or Pass(self._clock.now())
+            if desk.unwritable_until > self._clock.now():
+                return this
             this.waits_for = this.waits_until = None
             try:
-                while await self._step(mirror, desk, this) or (this.wants_list and this.waits_for is None):
+                while await self._step(mirror, desk, this) or _was_asked_meanwhile(desk, this):
                     pass
             except StorageFailed as error:
                 log.warning("nothing can be written account=%s reason=%s", account, error.text)
-                this.wait(error.code, until=self._clock.now() + _STORAGE_PAUSE)
+                desk.unwritable_until = self._clock.now() + _STORAGE_PAUSE
+                this.wait(error.code, until=desk.unwritable_until)
             if this.waits_for is None:
                 await self._end(mirror, desk, this)
             return this
@@ -177,7 +185,7 @@ class Sync:
 
     async def _do(self, mirror: AccountMirror, desk: Desk, this: Pass, job: Job) -> None:
         if isinstance(job, ReadPage):
-            await self._read(mirror, desk, job, await self._caller(mirror.account))
+            await self._read(mirror, desk, this, job, await self._caller(mirror.account))
             return
         try:
             await self._fetches.bring(mirror, job.conversation_id, partial(self._caller, mirror.account))
@@ -185,12 +193,13 @@ class Sync:
             if not error.is_gone:
                 raise
             this.gone += 1
-            desk.gone += job.is_unseen
+            desk.gone += job.sweep is not None
         else:
             this.fetched += 1
-            desk.alive += job.is_unseen
-        if desk.alive >= _ALIVE_AFTER_ALL and desk.alive > desk.gone:
-            await self._disbelieve(mirror, desk)
+            desk.alive += job.sweep is not None
+        if job.sweep is not None and desk.alive >= _ALIVE_AFTER_ALL and desk.alive > desk.gone:
+            this.failed += 1
+            await self._disbelieve(mirror, desk, sweep=job.sweep)
 
     async def _caller(self, account: str) -> Caller:
         return await self._tokens.caller_of(account, leave=self.config.reserve)
@@ -198,9 +207,10 @@ class Sync:
     async def _succeed(self, mirror: AccountMirror, desk: Desk, *, failures: int) -> None:
         if failures:
             await mirror.sync.wake()
-        if desk.suspect is not None:  # upstream is well, so it was the conversation's own fault
-            (job, reason), desk.suspect = desk.suspect, None
-            await self._blame(mirror, job, reason)
+        suspects, desk.suspects = desk.suspects, []
+        for job, reason in suspects:  # upstream is well, so it was their own fault
+            if isinstance(job, FetchOne) or not failures:  # a page would be left out for an outage that is over
+                await self._blame(mirror, job, reason)
 
     async def _fail(
         self, mirror: AccountMirror, desk: Desk, this: Pass, job: Job, error: UpstreamError, *, failures: int
@@ -216,13 +226,13 @@ class Sync:
             desk.tried.add(job.conversation_id)
             await self._blame(mirror, job, "conversation_inaccessible")
             return True
-        is_of_all = isinstance(error, UpstreamAway | UpstreamRefusesPrograms | UpstreamLimit | UpstreamBusy)
-        is_first_page = isinstance(job, ReadPage) and job.known.name == PLAIN and job.listing.is_at_top
-        if not is_of_all and not is_first_page and not failures and desk.suspect is None:
-            desk.suspect = (job, error.code)
+        if _is_of_all(job, error):
+            desk.suspects.clear()
+        else:
+            desk.suspects.append((job, error.code))
             desk.tried.add(job.conversation_id if isinstance(job, FetchOne) else job.known.name)
-            return True
-        desk.suspect = None
+            if not failures and len(desk.suspects) < _IN_A_ROW:
+                return True
         jitter = 1 + _JITTER * (2 * self._jitter() - 1)
         pause = max(growing_pause(failures + _FIRST_PAUSE) * jitter, (error.retry_after_seconds or 0) * SECOND)
         until = self._clock.now() + int(pause)
@@ -267,7 +277,7 @@ class Sync:
 
     # --------------------------------------------------------------------------------------------------- lists
 
-    async def _read(self, mirror: AccountMirror, desk: Desk, job: ReadPage, caller: Caller) -> None:
+    async def _read(self, mirror: AccountMirror, desk: Desk, this: Pass, job: ReadPage, caller: Caller) -> None:
         name, listing = job.known.name, job.listing
         since = mirror.conversations.deletions
         try:
@@ -286,12 +296,13 @@ class Sync:
                 raise
             await self._miss(mirror, name, error)
             return
-        if name == ARCHIVED and not all(item.is_archived for item in page.items):
+        if name == ARCHIVED and await mirror.listings.is_plain(page):
             await mirror.listings.is_absent(ARCHIVED, until=self._clock.now() + _ABSENCE_LASTS)
             return  # a server that does not know the parameter shows its plain list
         await mirror.listings.take(page, of=name, listing=listing, since=since)
-        if name == PLAIN and listing.is_at_top and page.items and page.items[0].update_time is None:
-            desk.again.append(page.items[0].id)
+        if name == PLAIN and listing.is_at_top:
+            this.wants_list = False
+            desk.again += [item.id for item in page.items[:1] if item.update_time is None]
 
     async def _miss(self, mirror: AccountMirror, name: str, error: UpstreamError) -> None:
         """Upstream has no such list. A project that is gone is named again by the list of projects, or never."""
@@ -300,13 +311,13 @@ class Sync:
         else:
             await mirror.listings.is_absent(name, until=self._clock.now() + _ABSENCE_LASTS)
 
-    async def _disbelieve(self, mirror: AccountMirror, desk: Desk) -> None:
+    async def _disbelieve(self, mirror: AccountMirror, desk: Desk, *, sweep: int) -> None:
         """Too much of what the lists left out is there: they were cut short, and prove nothing of the rest."""
         log.warning("upstream's list was cut short account=%s missed=%d", mirror.account, desk.alive)
         await mirror.sync.remember(
             UpstreamBroken("upstream's list left out conversations that are there", code="list_incomplete")
         )
-        await mirror.sync.end_sweep()
+        await mirror.sync.end_sweep(sweep)
         desk.alive = desk.gone = 0
 
     # ------------------------------------------------------------------------------------------------- keepers
@@ -325,7 +336,7 @@ class Sync:
                 log.exception("a pass failed account=%s", account)
                 desk.current, seconds = None, _LONGEST_WAIT_SECONDS
             else:
-                if this.ended_at is not None and not self.config.enabled:
+                if this.waits_for is None and not self.config.enabled:
                     return
                 until = this.waits_until or self._clock.now() + MINUTE
                 seconds = min((until - self._clock.now()) / SECOND, _LONGEST_WAIT_SECONDS)
@@ -345,6 +356,20 @@ class Sync:
             return
         desk.told_expiry = expires_at
         log.warning("the access token will expire account=%s at=%s", account, iso(expires_at))
+
+
+def _was_asked_meanwhile(desk: Desk, this: Pass) -> bool:
+    """Whether somebody asked for the list just as nothing was left to do."""
+    return this.wants_list and this.waits_for is None and PLAIN not in desk.tried
+
+
+def _is_of_all(job: Job, error: UpstreamError) -> bool:
+    """Whether this failure says something of upstream, and nothing of what was asked for."""
+    if isinstance(job, ReadPage) and job.known.name == PLAIN and job.listing.is_at_top:
+        return True
+    if isinstance(error, UpstreamRefusesPrograms):  # bot checks may guard the paths of some lists, and not of others
+        return isinstance(job, FetchOne) or job.known.name == PLAIN
+    return isinstance(error, UpstreamAway | UpstreamLimit | UpstreamBusy)
 
 
 def _says_absent(error: MirrorError) -> bool:

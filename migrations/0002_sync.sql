@@ -17,7 +17,8 @@ alter table conversation add column is_stale integer generated always as (
     )
 ) virtual;
 
-create index conversation_stale on conversation (account, coalesce(listed_update_time, update_time, create_time) desc)
+create index conversation_stale
+on conversation (account, failures, coalesce(listed_update_time, update_time, create_time) desc)
 where is_stale = 1;
 
 create index conversation_deleted on conversation (deleted_at) where deleted_at is not null and purged_at is null;

@@ -89,13 +89,16 @@ class Running:
 
 
 def environment(folder: Path, base_url: str, environ: Mapping[str, str] | None = None) -> dict[str, str]:
-    """All that a process of ours needs to know: a mirror in `folder` and a simulated ChatGPT at `base_url`."""
+    """All that a process of ours needs to know: a mirror in `folder` and a simulated ChatGPT at `base_url`. It goes
+    there only when it is told to, so that requests can be counted; `environ` may turn sync on.
+    """
     return {
         "PATH": os.environ["PATH"],
         "HOME": "/nonexistent",
         "CHATGPT_REST_SERVER__PORT": "0",
         "CHATGPT_REST_MIRROR__PATH": str(folder / "mirror.sqlite"),
         "CHATGPT_REST_UPSTREAM__BASE_URL": base_url,
+        "CHATGPT_REST_SYNC__ENABLED": "false",
         **{name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")},
         **(environ or {}),
     }

@@ -12,7 +12,7 @@ from typing import Any, Final
 import pytest
 
 from chatgpt_rest.ask import CONTINUATIONS, Asking, AskRequest
-from chatgpt_rest.context import ASKING, EDITS, SYNC
+from chatgpt_rest.context import ASKING, EDITS, FETCHES
 from chatgpt_rest.errors import AnswerIncomplete, AskUncertain, Unavailable, UpstreamBusy
 from chatgpt_rest.upstream.revchatgpt import RevChatGPT
 from chatgpt_rest.upstream.simulated import ReceivedRequest, SimConversation, SimulatedChatGPT, answer_to, segments
@@ -210,7 +210,7 @@ async def test_the_answer_ends_the_messages_after_a_fetch_too(
     chatgpt.fault("conversation", stream=stream)
     answer = (await ask(house.client, None, prompt)).json["response"]
     account = chatgpt.alice.user_id
-    await house.app[SYNC].fetch(
+    await house.app[FETCHES].fetch(
         house.mirror.of(account), answer["conversation_id"], lambda: house.auth.caller_of(account)
     )
     assert (await messages(house.client, answer["conversation_id"]))[-1] == answer
@@ -325,7 +325,7 @@ async def patient(house: House, base_url: str) -> AsyncIterator[tuple[Asking, li
             upstream,
             house.mirror.requests,
             default_model="auto",
-            fetch=house.app[SYNC].fetch,
+            fetch=house.app[FETCHES].fetch,
             push_title=house.app[EDITS].push_title,
             sleep=pause,
         ),

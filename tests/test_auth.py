@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from chatgpt_rest.clock import DAY, MINUTE, SECOND
+from chatgpt_rest.errors import UpstreamRefusedToken
 from chatgpt_rest.mirror import Mirror
 from chatgpt_rest.model import Secret
 from chatgpt_rest.upstream.simulated import SimulatedChatGPT
@@ -354,7 +355,7 @@ async def test_a_read_under_way_does_not_revive_a_forgotten_token(house: House, 
     house.auth._known.clear()
     finding = [asyncio.create_task(house.auth.principal(token.reveal())) for _ in range(20)]
     await asyncio.sleep(0)
-    await house.auth.forget(account, token)
+    await house.auth.forget(account, token, UpstreamRefusedToken("revoked"))
     await asyncio.wait(finding)
     for find in finding:
         find.exception()

@@ -95,6 +95,34 @@ def test_the_next_token_is_really_there_when_it_was_promised(arrived_by: list[in
     assert later(state.full_at).remaining == capacity
 
 
+@given(
+    arrived_by=st.lists(st.integers(NOW - 2 * HOUR, NOW), max_size=20),
+    capacity=st.integers(1, 5),
+    block=st.none() | st.integers(-HOUR, 3 * HOUR),
+    number=st.integers(1, 20),
+)
+def test_work_ends_when_it_was_foretold(arrived_by: list[int], capacity: int, block: int | None, number: int) -> None:
+    """Who takes each token the moment it is there takes the n-th one exactly then, where no request is on its way:
+    the log holds an upper bound of that way.
+    """
+    blocked_until = None if block is None else NOW + block
+    foretold = budget(arrived_by, capacity=capacity, now=NOW, blocked_until=blocked_until).time_of(number)
+    log, now = list(arrived_by), NOW
+    for _ in range(number):
+        now = budget(log, capacity=capacity, now=now, blocked_until=blocked_until).next_token_at
+        assert budget(log, capacity=capacity, now=now, blocked_until=blocked_until).remaining > 0
+        log.append(now)
+    assert foretold == now
+
+
+@pytest.mark.parametrize(
+    ("number", "after"), [(1, 0), (2, 0), (3, HOUR - MINUTE), (4, HOUR), (5, HOUR), (6, 2 * HOUR - MINUTE)]
+)
+def test_long_work_takes_its_hours(number: int, after: int) -> None:
+    """With one token of three away for another 59 minutes: two now, one when it is back, then each an hour later."""
+    assert budget([NOW - MINUTE], capacity=3, now=NOW).time_of(number) == NOW + after
+
+
 # ------------------------------------------------------------------------------------------------------------ promise
 
 CAPACITY: Final = 5

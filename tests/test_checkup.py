@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 
 from chatgpt_rest.checkup import Finding, checkup
-from chatgpt_rest.clock import DAY, SECOND
+from chatgpt_rest.clock import DAY, SECOND, iso
 from chatgpt_rest.config import Config
+from chatgpt_rest.context import SYNC
 from chatgpt_rest.control import control_over, serve_control
 from chatgpt_rest.model import Secret
 from chatgpt_rest.upstream.simulated import SimulatedChatGPT
 from tests.disks import small_disk
-from tests.house import House, ManualClock, make_config, open_house
+from tests.house import NOON, House, ManualClock, make_config, open_house
 
 WEEK_SECONDS = 7 * DAY / SECOND
 
@@ -93,6 +94,62 @@ async def test_an_account_without_a_token_is_told(house: House, chatgpt: Simulat
         finding = found(await checkup(house.config, house.clock), "account")
     assert (finding.verdict, finding.remedy) == ("soon", "give a new one: server.py token")
     assert "no access token known" in finding.text
+
+
+async def test_what_sync_has_left_to_do_is_told(house: House, chatgpt: SimulatedChatGPT) -> None:
+    """How many conversations are stale and gone, and when the last full sweep was."""
+    gone, *_ = chatgpt.alice.many(3)
+    await house.client.get("/conversations")
+    gone.delete()
+    async with serve_control(control_over(house.app, house.clock), house.config.control_socket):
+        before = found(await checkup(house.config, house.clock), "sync of")
+        await house.app[SYNC].advance(chatgpt.alice.user_id)
+        after = found(await checkup(house.config, house.clock), "sync of")
+    told = "{} conversations stale, 0 set aside, {} missing upstream, last full sweep {}"
+    assert (before.verdict, after.verdict) == ("right", "right")
+    assert before.text.endswith(told.format(3, 0, "never"))
+    assert after.text.endswith(told.format(0, 1, iso(NOON)))
+
+
+async def test_what_is_set_aside_is_not_right(house: House, chatgpt: SimulatedChatGPT) -> None:
+    """How it is tried again is told."""
+    (broken,) = chatgpt.alice.many(1)
+    await house.client.get("/conversations")
+    for _ in range(3):
+        await house.mirror.of(chatgpt.alice.user_id).backlog.failed(broken.id, "upstream_broken")
+    async with serve_control(control_over(house.app, house.clock), house.config.control_socket):
+        finding = found(await checkup(house.config, house.clock), "sync of")
+    assert (finding.verdict, finding.remedy) == ("soon", "try them again: server.py sync --full")
+    assert "1 set aside" in finding.text
+
+
+@pytest.mark.parametrize(
+    ("fault", "verdict", "code", "remedy"),
+    [
+        ("bad_token", "wrong", "access_token_refused", "give a new one: server.py token"),
+        ("server_error", "soon", "upstream_broken", "it is tried again by itself"),
+    ],
+)
+async def test_what_went_wrong_last_is_told(
+    house: House, chatgpt: SimulatedChatGPT, *, fault: str, verdict: str, code: str, remedy: str
+) -> None:
+    """A refused token is wrong, as it takes somebody to give a new one; all else may pass."""
+    chatgpt.alice.many(3)
+    await house.client.get("/conversations")
+    chatgpt.fault(error=fault)
+    await house.app[SYNC].advance(chatgpt.alice.user_id)
+    async with serve_control(control_over(house.app, house.clock), house.config.control_socket):
+        findings = await checkup(house.config, house.clock)
+    finding = found(findings, f"sync of {chatgpt.alice.user_id}: failed last at {iso(NOON)}")
+    assert (finding.verdict, finding.remedy) == (verdict, remedy)
+    assert f"({code})" in finding.text
+
+
+async def test_sync_that_is_off_is_told(config: Config, clock: ManualClock) -> None:
+    """With the key that turns it on; where it is on, nothing is said."""
+    off = replace(config, sync=replace(config.sync, enabled=False))
+    assert found(await checkup(off, clock), "sync: off").remedy == "[sync] enabled = true"
+    assert not [each for each in await checkup(config, clock) if each.text.startswith("sync: ")]
 
 
 async def test_a_limit_of_chatgpt_s_own_is_told(house: House, chatgpt: SimulatedChatGPT) -> None:

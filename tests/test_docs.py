@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import sys
 import tomllib
@@ -25,8 +26,8 @@ DOCUMENTS: Final = [CHECKOUT / "README.md", CHECKOUT / "CONTRIBUTING.md", *sorte
 API_PAGE: Final = (CHECKOUT / "docs/api.md").read_text("utf-8")
 CONFIGURATION: Final = (CHECKOUT / "docs/configuration.md").read_text("utf-8")
 README: Final = (CHECKOUT / "README.md").read_text("utf-8")
-NEVER_OVER_HTTP: Final = {"start", "locked"}
-"""Codes of errors that stop the start."""
+NEVER_OVER_HTTP: Final = {"start", "locked", "list_incomplete"}
+"""Codes of errors that stop the start, and of one that is told in `/sync` alone."""
 
 
 def sources() -> list[Path]:
@@ -211,6 +212,15 @@ async def test_the_documented_budget_is_what_comes(client: Client) -> None:
     """docs/api.md shows every member of the budget, in its order."""
     budget = await client.get("/budget")
     assert keys_shown(example(API_PAGE, "c $S/budget\n")) == list(budget.json)
+
+
+async def test_the_documented_sync_is_what_comes(client: Client) -> None:
+    """docs/api.md shows every member of how sync stands, in its order."""
+    sync = await client.get("/sync")
+    shown = json.loads(example(API_PAGE, "c $S/sync\n"))
+    assert list(shown) == list(sync.json)
+    for member in ("conversations", "plan", "budget"):
+        assert list(shown[member]) == list(sync.json[member])
 
 
 @pytest.mark.parametrize("path", ["healthz", "readyz"])

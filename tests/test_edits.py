@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import pytest
 
-from chatgpt_rest.context import SYNC
+from chatgpt_rest.context import FETCHES
 from chatgpt_rest.upstream.simulated import SimConversation, SimulatedChatGPT, answer_to
 from tests.house import Answered, Client, House, ManualClock, open_house
 from tests.rows import rows
@@ -208,8 +208,8 @@ async def test_a_tombstone_outlives_the_list(
     groceries.rename("Back again")
     account = chatgpt.alice.user_id
     mirror = house.mirror.of(account)
-    await house.app[SYNC].fetch_first_page(mirror, lambda: house.auth.caller_of(account))
-    await house.app[SYNC].fetch(mirror, groceries.id, lambda: house.auth.caller_of(account))
+    await house.app[FETCHES].fetch_first_page(mirror, lambda: house.auth.caller_of(account))
+    await house.app[FETCHES].fetch(mirror, groceries.id, lambda: house.auth.caller_of(account))
     assert await titles(house.client) == []
     assert (await house.client.get(f"/conversations/{groceries.id}")).status == 404
 

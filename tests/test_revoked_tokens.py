@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 
-from chatgpt_rest.context import ASKING, SYNC
+from chatgpt_rest.context import ASKING, FETCHES
 from chatgpt_rest.errors import Unauthorized, UpstreamRefusedToken
 from chatgpt_rest.mirror import Standing
 from chatgpt_rest.model import Secret
@@ -48,13 +48,13 @@ async def test_a_reader_with_a_good_token_gets_what_another_one_was_refused(
     (conversation,) = chatgpt.alice.many(1)
     bad, good = (Secret(chatgpt.alice.token()) for _ in range(2))
     callers = [await house.auth.principal(token.reveal()) for token in (bad, good)]
-    mirror, sync = house.mirror.of(chatgpt.alice.user_id), house.app[SYNC]
+    mirror, fetches = house.mirror.of(chatgpt.alice.user_id), house.app[FETCHES]
     fault = chatgpt.fault("conversation/*", hold=True, times=1)
     first, second = (
-        asyncio.create_task(sync.fetch(mirror, conversation.id, partial(house.auth.caller, who))) for who in callers
+        asyncio.create_task(fetches.fetch(mirror, conversation.id, partial(house.auth.caller, who))) for who in callers
     )
     if refusal is Unauthorized:  # refused in another request, before this one could leave
-        await house.auth.forget(mirror.account, bad)
+        await house.auth.forget(mirror.account, bad, UpstreamRefusedToken("revoked"))
         fault.release()
     else:
         await fault.until_held()

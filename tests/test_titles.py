@@ -217,6 +217,21 @@ async def test_an_upstream_that_takes_no_titles_is_not_asked_for_each(house: Hou
     assert await pushed(house, chatgpt) == 3
 
 
+async def test_titles_that_never_get_through_do_not_hold_up_newer_ones_for_ever(
+    house: House, chatgpt: SimulatedChatGPT
+) -> None:
+    """Three that upstream always chokes on end one round; in the next, those go first that have failed least."""
+    bad = await keep(house, chatgpt, "One", "Two", "Three")
+    for there in bad:
+        chatgpt.fault(f"conversation/{there.id}", method="PATCH", error="server_error")
+    *_, newer = await keep(house, chatgpt, "Four")
+    assert await pushed(house, chatgpt) == 3
+    house.clock.move(seconds=60)
+    assert await pushed(house, chatgpt) == 4
+    assert newer.title == "Four"
+    assert rows(house, "select count(*) from conversation where is_title_pending") == [(3,)]
+
+
 class Heard(logging.Handler):
     """Tells when something was logged as an error."""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from chatgpt_rest.errors import BudgetSpent, UpstreamLimit
+from chatgpt_rest.errors import BudgetSpent, UpstreamError, UpstreamLimit
 from chatgpt_rest.gate import AccountGate
 from chatgpt_rest.upstream.simulated import SimulatedChatGPT
 from tests.house import Answered, Client, House, ManualClock, open_house
@@ -83,8 +83,8 @@ async def gate(house: House, chatgpt: SimulatedChatGPT) -> AccountGate:
     """The gate of Alice's requests."""
     await house.client.get("/conversations")
 
-    async def forget_token() -> None:
-        raise AssertionError("a limit says nothing of the token")
+    async def forget_token(error: UpstreamError) -> None:
+        raise AssertionError(f"a limit says nothing of the token: {error}")
 
     return AccountGate(house.mirror.requests, chatgpt.alice.user_id, forget_token=forget_token)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from chatgpt_rest.api import asks, conversations, state
+from chatgpt_rest.api import asks, conversations, state, syncing
 from chatgpt_rest.context import Route
 
 API: Final = (
@@ -17,6 +17,8 @@ API: Final = (
     Route("GET", "/conversations/{id}/messages", conversations.messages),
     Route("GET", "/conversations/{id}", conversations.whole),
     Route("PATCH", "/conversations/{id}", conversations.edit, needs_upstream=True),
+    Route("GET", "/sync", syncing.status),
+    Route("POST", "/sync", syncing.start),
     Route("GET", "/budget", state.budget),
     Route("GET", "/healthz", state.healthz, is_public=True),
     Route("GET", "/readyz", state.readyz, is_public=True),

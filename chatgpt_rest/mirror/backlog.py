@@ -69,8 +69,8 @@ class Backlog:
         return Counts(known, known - stale - missing - set_aside, stale, missing, set_aside)
 
     async def stale(self, *, limit: int, besides: Collection[str] = (), among: Collection[str] = ()) -> list[str]:
-        """What is to be fetched, newest update first; only `among` these where any are named. A conversation in which
-        an answer is being written is left alone until that is here.
+        """What is to be fetched, what failed less before what failed more, and then newest update first; only `among`
+        these where any are named. A conversation in which an answer is being written is left alone until that is here.
         """
         async with self._database.read() as connection:
             rows = await connection.execute_fetchall(
@@ -83,7 +83,7 @@ class Backlog:
                       select 1 from ask
                       where ask.account = :account and ask.conversation = conversation.id and ask.state = 'asked'
                   )
-                order by coalesce(listed_update_time, update_time, create_time) desc limit :limit
+                order by failures, coalesce(listed_update_time, update_time, create_time) desc limit :limit
                 """,
                 {
                     "account": self.account,
@@ -102,7 +102,7 @@ class Backlog:
                 """
                 select id, title, coalesce(listed_update_time, update_time, create_time), has_content
                 from conversation where account = ? and is_stale = 1
-                order by coalesce(listed_update_time, update_time, create_time) desc
+                order by failures, coalesce(listed_update_time, update_time, create_time) desc
                 """,
                 (self.account,),
             )

@@ -212,7 +212,8 @@ class Conversations:
             await trees.store(connection, self.account, before, merged, has_content=True)
             await connection.execute(
                 """
-                update conversation set is_local = 0, fetched_update_time = ?, fetched_at = ?, failures = 0, failure = null
+                update conversation
+                set is_local = 0, fetched_update_time = ?, fetched_at = ?, failures = 0, failure = null
                 where account = ? and id = ?
                 """,
                 (theirs.update_time or 0, self._clock.now(), self.account, theirs.id),

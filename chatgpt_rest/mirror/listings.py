@@ -119,6 +119,24 @@ class Listings:
             known = await self._known(connection, PROJECTS)
             await self._put(connection, known, advance_projects(listing, page))
 
+    async def is_plain(self, page: ListPage) -> bool:
+        """Whether this page, asked for as one of the archive, is one of the plain list: where it says so itself, or
+        where most of it stood there when that was last read. Who knows no archive may not tell what is archived.
+        """
+        if not all(item.is_archived for item in page.items):
+            return True
+        async with self._database.read() as connection:
+            rows = await connection.execute_fetchall(
+                """
+                select count(*)
+                from conversation join listing on listing.account = conversation.account and listing.list = ?
+                where conversation.account = ? and conversation.id in (select value from json_each(?))
+                  and is_archived = 0 and listed_at >= read_at
+                """,
+                (PLAIN, self.account, _ids(page.items)),
+            )
+        return any(row[0] * 2 > len(page.items) for row in rows)
+
     async def skip(self, name: str, *, listing: Listing, items: int) -> None:
         """Leave out the page, of so many `items`, that this reading comes to next."""
         async with self._database.write() as connection:
@@ -206,7 +224,7 @@ class Listings:
     async def _save_items(
         self, connection: aiosqlite.Connection, items: Sequence[ListedConversation], before: Mapping[str, Before]
     ) -> None:
-        """Write what the list says; of one that stands in it twice, the newer. That it names what had failed or was gone
+        """Write what the list says, the newer where one stands in it twice. That it names what had failed or was gone
         gives that another chance, if it was updated since.
         """
         rows = await connection.execute_fetchall(

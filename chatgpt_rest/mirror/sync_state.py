@@ -68,13 +68,14 @@ class SyncMemory:
             at=at,
         )
 
-    async def end_sweep(self) -> None:
-        """All that there was to learn from it is known."""
+    async def end_sweep(self, began_at: int) -> None:
+        """All that there was to learn from the sweep that began then is known; one that began since goes on."""
         await self._write(
             """
-            update sync set swept_at = sweep_began_at, sweep_began_at = null
-            where account = :account and sweep_began_at is not null
-            """
+            update sync set swept_at = :began_at, sweep_began_at = nullif(sweep_began_at, :began_at)
+            where account = :account
+            """,
+            began_at=began_at,
         )
 
     async def rest(self, *, until: int) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import pytest
 
-from chatgpt_rest.context import SYNC
+from chatgpt_rest.context import FETCHES
 from chatgpt_rest.upstream.simulated import SimConversation, SimulatedChatGPT, answer_to
 from tests.house import Answered, Client, House, ManualClock, open_house
 
@@ -125,7 +125,7 @@ async def test_a_partial_answer_is_made_whole_by_a_fetch(house: House, chatgpt: 
     broken = await ask(house.client, NEW)
     conversation_id = broken.json["conversation_id"]
     account = chatgpt.alice.user_id
-    await house.app[SYNC].fetch(house.mirror.of(account), conversation_id, lambda: house.auth.caller_of(account))
+    await house.app[FETCHES].fetch(house.mirror.of(account), conversation_id, lambda: house.auth.caller_of(account))
     assert await said(house.client, conversation_id) == ["Hello?", answer_to("Hello?")]
 
 

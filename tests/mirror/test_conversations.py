@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import json
-import sqlite3
-from contextlib import closing
 from typing import Any
 
 import pytest
@@ -26,9 +24,9 @@ def listed(name: str, *, at: int | None = 0, **members: Any) -> ListedConversati
     return ListedConversation(name, members.pop("title", name.upper()), time, time, **members)
 
 
-async def save_page(mirror: AccountMirror, *items: ListedConversation, offset: int = 0, is_last: bool = True) -> None:
-    """Take in a page of upstream's list."""
-    await mirror.conversations.save_page(ListPage(items, is_last=is_last), offset=offset)
+async def save_page(mirror: AccountMirror, *items: ListedConversation, is_last: bool = True) -> None:
+    """Take in the first page of upstream's list."""
+    await mirror.listings.take(ListPage(items, is_last=is_last), since=None)
 
 
 async def names(mirror: AccountMirror, query: ListQuery | None = None) -> list[str]:
@@ -117,7 +115,7 @@ async def test_lists_hold_what_they_are_asked_for(alice: AccountMirror, query: L
         listed("archived", at=3, is_archived=True),
         listed("project", at=4, project="g-p-1"),
     )
-    await alice.conversations.bury("deleted")
+    await alice.deletions.bury("deleted")
     assert await names(alice, query) == expected
     assert (await alice.conversations.list_json(query)).total == len(expected)
 
@@ -125,24 +123,18 @@ async def test_lists_hold_what_they_are_asked_for(alice: AccountMirror, query: L
 @pytest.mark.parametrize(
     ("pages", "is_whole"),
     [
-        pytest.param([(0, True)], True, id="the only page"),
-        pytest.param([(0, False)], False, id="the first of several"),
-        pytest.param([(0, True), (0, False)], True, id="whole once, whole for good"),
+        pytest.param([True], True, id="the only page"),
+        pytest.param([False], False, id="the first of several"),
+        pytest.param([True, False], True, id="whole once, whole for good"),
     ],
 )
 async def test_a_list_is_whole_once_it_was_read_to_its_end(
-    alice: AccountMirror, pages: list[tuple[int, bool]], *, is_whole: bool
+    alice: AccountMirror, pages: list[bool], *, is_whole: bool
 ) -> None:
     """Until then a reader can be told that there is more."""
-    for offset, is_last in pages:
-        await save_page(alice, listed("a"), offset=offset, is_last=is_last)
+    for is_last in pages:
+        await save_page(alice, listed("a"), is_last=is_last)
     assert (await alice.conversations.list_json(ListQuery())).is_whole is is_whole
-
-
-async def test_a_page_after_the_first_does_not_count_as_a_reading_from_the_top(mirror: Mirror) -> None:
-    """What is new stands on the first page."""
-    await save_page(mirror.of("alice"), listed("a"), offset=100)
-    assert rows(mirror.path, "select listed_at from account where account = 'alice'") == [(None,)]
 
 
 async def test_the_entry_of_a_conversation_is_its_row_in_the_list(alice: AccountMirror) -> None:
@@ -163,7 +155,7 @@ async def test_what_the_mirror_has_of_a_conversation(alice: AccountMirror) -> No
     assert await standing("c") is Standing.LISTED
     await alice.conversations.save_whole(whole(message()))
     assert await standing("c") is Standing.HERE
-    await alice.conversations.bury("c")
+    await alice.deletions.bury("c")
     assert await standing("c") is Standing.DELETED
     assert await alice.conversations.needs_no_upstream("c")
 
@@ -243,8 +235,7 @@ async def test_a_conversation_that_upstream_lists_again_is_no_longer_missing_the
 ) -> None:
     """What is in its list is not deleted there."""
     await save_page(alice, listed("c"))
-    with closing(sqlite3.connect(mirror.path)) as connection, connection:  # no part of the program sets it yet
-        connection.execute("update conversation set is_deleted_upstream = 1")
+    await alice.backlog.gone("c", "conversation_deleted")
     assert await names(alice) == []
     await save_page(alice, listed("c"))
     assert await names(alice) == ["c"]
@@ -259,7 +250,7 @@ async def test_a_deleted_conversation_is_gone_from_every_view(alice: AccountMirr
     await save_page(alice, listed("c"))
     await alice.conversations.save_whole(whole(message()))
     await alice.conversations.messages_json("c")
-    await alice.conversations.bury("c")
+    await alice.deletions.bury("c")
     assert await names(alice) == []
     reads = (
         alice.conversations.entry_json,
@@ -277,7 +268,7 @@ async def test_neither_list_nor_fetch_brings_a_deleted_conversation_back(mirror:
     """Its content is as it was when it was deleted."""
     await save_page(alice, listed("c"))
     await alice.conversations.save_whole(whole(message("before")))
-    await alice.conversations.bury("c")
+    await alice.deletions.bury("c")
     before = rows(mirror.path, "select * from conversation"), rows(mirror.path, "select * from node")
     await save_page(alice, listed("c", at=60, title="back"))
     await alice.conversations.save_whole(whole(message("after"), at=60))
@@ -287,17 +278,17 @@ async def test_neither_list_nor_fetch_brings_a_deleted_conversation_back(mirror:
 
 async def test_a_conversation_can_be_deleted_before_it_is_known(alice: AccountMirror) -> None:
     """The tombstone is there when the list comes."""
-    await alice.conversations.bury("c")
+    await alice.deletions.bury("c")
     await save_page(alice, listed("c"))
     assert await names(alice) == []
 
 
 async def test_deleting_twice_keeps_the_first_time(mirror: Mirror, alice: AccountMirror, clock: ManualClock) -> None:
     """The days until it is purged count from there."""
-    await alice.conversations.bury("c")
+    await alice.deletions.bury("c")
     clock.move(seconds=60)
-    await alice.conversations.bury("c")
-    await alice.conversations.bury_all()
+    await alice.deletions.bury("c")
+    await alice.deletions.bury_all()
     assert rows(mirror.path, "select deleted_at from conversation") == [(NOON,)]
 
 
@@ -305,7 +296,7 @@ async def test_deleting_all_deletes_one_accounts_all(alice: AccountMirror, bob: 
     """And of nobody else."""
     for mirror in (alice, bob):
         await save_page(mirror, listed("c"), listed("d"))
-    await alice.conversations.bury_all()
+    await alice.deletions.bury_all()
     assert (await names(alice), await names(bob)) == ([], ["c", "d"])
 
 
@@ -347,7 +338,7 @@ async def test_a_deleted_conversation_has_no_title_to_push(alice: AccountMirror)
     """Nobody is left to be told."""
     await save_page(alice, listed("c"))
     await alice.conversations.edit("c", title="mine", is_pending=True)
-    await alice.conversations.bury("c")
+    await alice.deletions.bury("c")
     assert await alice.conversations.pending_titles() == []
 
 
@@ -371,7 +362,7 @@ async def test_equal_ids_in_two_accounts_are_two_conversations(alice: AccountMir
     await alice.conversations.edit("c", title="edited", is_archived=True)
     assert (await words(alice), await words(bob)) == (["of alice"], ["of bob"])
     assert (await bob.conversations.get("c")).title == "bob"
-    await alice.conversations.bury("c")
+    await alice.deletions.bury("c")
     assert await words(bob) == ["of bob"]
     assert await names(bob) == ["c"]
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sqlite3
 import stat
@@ -14,12 +15,51 @@ from pathlib import Path
 import pytest
 
 from chatgpt_rest.errors import StartError
-from chatgpt_rest.mirror import MIGRATIONS
+from chatgpt_rest.mirror import MIGRATIONS, Counts
 from chatgpt_rest.mirror.database import open_database
 from chatgpt_rest.mirror.migrations import APPLICATION_ID, migration_files, statements
+from tests.house import ManualClock
+from tests.mirrors import opening
 from tests.rows import rows
 
 FIRST = "-- First.\ncreate table one (a text) strict;\n"
+
+
+# What the first version could leave behind, as it wrote it.
+FIRST_MIRROR = """
+insert into account (account, email, created_at, listed_at, is_list_whole) values ('alice', 'alice@home', 1, 5, 0);
+insert into credential (account, digest, kind, created_at) values ('alice', x'00', 'access_token', 1);
+insert into conversation (account, id, title, update_time, current_node, has_content, listed_update_time,
+                          fetched_update_time, is_local, deleted_at)
+values ('alice', 'here', 'Here', 9000000, 'n1', 1, 9000000, 9500000, 0, null),
+       ('alice', 'changed', 'Changed', 12000000, null, 1, 12000000, 9000000, 0, null),
+       ('alice', 'listed', 'Listed', 8000000, null, 0, 8000000, null, 0, null),
+       ('alice', 'local', 'Local', null, null, 1, null, null, 1, null),
+       ('alice', 'buried', 'Buried', 7000000, null, 1, 7000000, 7000000, 0, 5);
+insert into node (account, conversation, id, position, parent, message, shape, completeness)
+values ('alice', 'here', 'n0', 0, null, null, 1, 2),
+       ('alice', 'here', 'n1', 1, 'n0', cast('{"id": "n1", "author": {"role": "user"}, "recipient": "all", "content":
+        {"content_type": "text", "parts": ["Hello."]}}' as blob), 1, 2);
+insert into ask (account, id, conversation, prompt_node, state, asked_at, request_digest)
+values ('alice', 'ask', 'here', 'n1', 'answered', 3, x'01');
+insert into upstream_request (account, id, taken_at, arrived_by, method, path, outcome)
+values ('alice', 'request', 3, 4, 'GET', 'conversations', '200');
+"""
+
+OLD_COLUMNS = {
+    "account": "account, email, created_at, listed_at, is_list_whole",
+    "credential": "account, digest, kind, created_at",
+    "conversation": "account, id, title, update_time, current_node, has_content, listed_update_time, "
+    "fetched_update_time, is_local, deleted_at",
+    "node": "account, conversation, id, position, parent, message, shape, completeness",
+    "ask": "account, id, conversation, prompt_node, state, asked_at, request_digest",
+    "upstream_request": "account, id, taken_at, arrived_by, method, path, outcome",
+}
+
+
+def old_rows(path: Path, table: str) -> list[tuple[object, ...]]:
+    """What the first version knew of a table."""
+    return rows(path, f"select {OLD_COLUMNS[table]} from {table} order by 1, 2")
 
 
 @pytest.fixture
@@ -159,6 +199,29 @@ async def test_a_first_migration_that_fails_leaves_an_empty_file(path: Path, fol
     (folder / "0001_one.sql").write_text(FIRST, encoding="utf-8")
     await migrate(path, folder)
     assert tables(path) == ["one"]
+
+
+async def test_a_mirror_of_the_first_version_loses_nothing(path: Path, tmp_path: Path, clock: ManualClock) -> None:
+    """Every row of it is there after sync came, only what was stale is fetched anew, and a copy lies beside it."""
+    first = tmp_path / "first"
+    first.mkdir()
+    shutil.copy(MIGRATIONS / "0001_mirror.sql", first)
+    await migrate(path, first)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.executescript(FIRST_MIRROR)
+    before = {table: old_rows(path, table) for table in OLD_COLUMNS}
+    async with opening(path.parent, clock) as mirror:
+        alice = mirror.of("alice")
+        assert await alice.backlog.stale(limit=9) == ["changed", "listed"]
+        counts = Counts(known=4, current=2, stale=2, missing_upstream=0, set_aside=0)
+        assert await alice.backlog.counts() == counts
+        assert [each.id for each in await alice.deletions.buried()] == ["buried"]
+        assert [each.listing for each in await alice.listings.all()] == [None] * 3
+        assert json.loads((await alice.conversations.messages_json("here")).body)[0]["message"] == "Hello."
+    assert {table: old_rows(path, table) for table in OLD_COLUMNS} == before
+    (copy,) = path.parent.glob("*.before-*")
+    assert copy.name == "mirror.sqlite.before-0002"
+    assert {table: old_rows(copy, table) for table in OLD_COLUMNS} == before
 
 
 # -------------------------------------------------------------------------------------------------------------- files
