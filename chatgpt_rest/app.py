@@ -46,6 +46,7 @@ from chatgpt_rest.upstream.protocol import Upstream
 from chatgpt_rest.upstream.revchatgpt import RevChatGPT
 
 _AGAIN_AFTER_SECONDS: Final = 60.0
+_PURGES_AFTER_SECONDS: Final = 3600.0
 _PURGES_EVERY_SECONDS: Final = 86_400.0  # each may write the whole file anew
 
 log = logging.getLogger(__name__)
@@ -183,7 +184,7 @@ async def _go_upstream(config: Config, app: web.Application) -> None:
                 await prove_configured(app)
             app[SYNC].tend()
             if config.sync.enabled:
-                await push_titles(app, leave=config.sync.reserve)
+                await push_titles(app, leave=app[SYNC].leave)
         except Exception:  # a fault now must not end this for the years that the process may run
             log.exception("a round in the background failed")
         with contextlib.suppress(TimeoutError):
@@ -192,7 +193,10 @@ async def _go_upstream(config: Config, app: web.Application) -> None:
 
 
 async def _purge(config: Config, app: web.Application, clock: Clock) -> None:
-    """Once a day, do away with what was deleted so long ago that nobody may want it back."""
+    """Once a day, do away with what was deleted so long ago that nobody may want it back. Not at once: a machine that
+    starts with its clock ahead gets the time to be put right, and started again.
+    """
+    await asyncio.sleep(_PURGES_AFTER_SECONDS)
     while True:
         try:
             purged = await app[MIRROR_OF_ALL].purge_deleted(before=clock.now() - config.mirror.keep_deleted_days * DAY)

@@ -162,6 +162,9 @@ class Auth:
             self._configured_again_at = self._clock.now() + growing_pause(self._configured_failures)
             self._configured_failures += 1
             raise
+        except Unauthorized:
+            self._configured_again_at = self._clock.now() + DAY  # upstream may have been wrong, that once
+            raise
 
     def has_new_configured(self) -> bool:
         """Whether a token is configured of which upstream has not said yes or no, and that is not to be let rest."""
@@ -216,7 +219,9 @@ class Auth:
         digest = self._digest(token)
         self._held.pop(digest, None)
         self._remember_refusal(digest)
-        log.warning("upstream refused an access token account=%s", account)
+        if token == self._configured_tried:
+            self._configured_again_at = self._clock.now() + DAY  # upstream may have been wrong, that once
+        log.warning("upstream refused an access token, give a new one: server.py token account=%s", account)
         await self._mirror.accounts.forget(account, digest)
         await self._mirror.of(account).sync.remember(error)
         self._forgotten += 1

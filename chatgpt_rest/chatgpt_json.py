@@ -129,8 +129,12 @@ def list_page(value: object, *, offset: int, limit: int, is_archived: bool = Fal
     length = len(page["items"])
     is_short = length < min(limit, _count(page, "limit") or limit)
     is_cut = _count(page, "total") > offset + length + 1
-    items = tuple(_listed(item, is_archived=is_archived) for item in _named(page["items"]))
-    return ListPage(items, is_last=length == 0 or (is_short and not is_cut))
+    named = list(_named(page["items"]))
+    return ListPage(
+        tuple(_listed(item, is_archived=is_archived) for item in named),
+        is_last=length == 0 or (is_short and not is_cut),
+        tells_archived=all(isinstance(item.get("is_archived"), bool) for item in named),
+    )
 
 
 def project_list(value: object, *, project_id: str, cursor: str) -> ListPage:

@@ -17,6 +17,7 @@ from chatgpt_rest.clock import Clock
 from chatgpt_rest.config import Config
 from chatgpt_rest.control import call_server, control_over
 from chatgpt_rest.errors import MirrorError, UpstreamRefusedToken
+from chatgpt_rest.sync_status import STORAGE_CODES, TOKEN_CODES, counted
 
 _CONNECT_SECONDS: Final = 5.0
 _MIB: Final = 1024 * 1024
@@ -55,7 +56,10 @@ async def _report(config: Config, clock: Clock) -> tuple[dict[str, Any], str]:
         report = await call_server(config.control_socket, "report", {})
     except ConnectionError:
         async with running(config, clock=clock) as app:
-            return await control_over(app, clock).report(), "server: none is running; looked at the mirror directly"
+            report = await control_over(app, clock, is_server=False).report()
+            return report, "server: none is running; looked at the mirror directly"
+    if not report["is_server"]:
+        return report, f"server: none is running; process {report['process']}, another command, has the mirror"
     return report, f"server: running as process {report['process']}"
 
 
@@ -70,17 +74,17 @@ def _about_mirror(config: Config, report: dict[str, Any]) -> list[Finding]:
     if not report["accounts"]:
         findings.append(Finding("soon", "accounts: none yet", "send a request with an access token"))
     if not config.sync.enabled:
-        text = "sync: off; the mirror is brought up to date by server.py sync alone"
+        text = "sync: off; the mirror is brought up to date only when asked for: server.py sync, or POST /sync"
         findings.append(Finding("soon", text, "[sync] enabled = true"))
     for account in report["accounts"]:
-        findings += [_about_account(account), *_about_sync(account)]
+        findings += [_about_account(account), *_about_sync(account, has_server=report["is_server"])]
     return findings
 
 
 def _about_account(account: dict[str, Any]) -> Finding:
     text = (
-        f"account {account['name'] or account['id']}: {account['conversations']} conversations, "
-        f"{account['remaining']} of {account['capacity']} requests left, "
+        f"account {account['name'] or account['id']}: {counted(account['conversations'], 'conversation')}, "
+        f"{account['remaining']} of {counted(account['capacity'], 'request')} left, "
     )
     if account["blocked_until"] is not None:
         return Finding("soon", f"{text}held back by ChatGPT's own limit until {account['blocked_until']}", "wait")
@@ -97,24 +101,45 @@ def _about_account(account: dict[str, Any]) -> Finding:
     )
 
 
-def _about_sync(account: dict[str, Any]) -> list[Finding]:
+def _about_sync(account: dict[str, Any], *, has_server: bool) -> list[Finding]:
     sync, name = account["sync"], account["name"] or account["id"]
     counts, error = sync["conversations"], sync["last_error"]
     text = (
-        f"sync of {name}: {counts['stale']} conversations stale, {counts['set_aside']} set aside, "
+        f"sync of {name}: {counted(counts['stale'], 'conversation')} stale, {counts['set_aside']} set aside, "
         f"{counts['missing_upstream']} missing upstream, last full sweep {sync['last_full_sweep'] or 'never'}"
     )
     findings = [Finding("right", text)]
     if counts["set_aside"]:
         findings = [Finding("soon", text, "try them again: server.py sync --full")]
-    if error is not None:
+    again = "it is tried again by itself" if sync["enabled"] and has_server else "try again: server.py sync"
+    is_no_news = sync["reason"] == "no_access_token" and not has_server  # without one it is at hand nowhere
+    if sync["state"] in {"paused", "offline"} and not is_no_news:
+        findings.append(_what_stops(f"sync of {name}", sync, again=again))
+    if error is not None and error["code"] != sync["reason"]:
         failed = f"sync of {name}: failed last at {error['at']}: {error['error']} ({error['code']})"
         if error["code"] == UpstreamRefusedToken.code:
             findings.append(Finding("wrong", failed, "give a new one: server.py token"))
         else:
-            again = "it is tried again by itself" if sync["enabled"] else "try again: server.py sync"
             findings.append(Finding("soon", failed, again))
     return findings
+
+
+def _what_stops(what: str, sync: dict[str, Any], *, again: str) -> Finding:
+    reason, until, error = sync["reason"], sync["resumes_at"], sync["last_error"]
+    if reason in TOKEN_CODES:
+        words = {
+            UpstreamRefusedToken.code: "ChatGPT refused the access token",
+            "no_access_token": "no access token is at hand",
+        }
+        text = f"{what}: paused, {words.get(reason, 'the access token has expired')}"
+        return Finding("soon" if reason == "no_access_token" else "wrong", text, "give a new one: server.py token")
+    if reason in STORAGE_CODES:
+        text = f"{what}: paused until {until}, the mirror cannot be written ({reason})"
+        return Finding("wrong", text, "see to the disk that holds it")
+    if sync["state"] == "offline":
+        told = f"{error['error']} ({reason})" if error else reason
+        return Finding("soon", f"{what}: ChatGPT is let rest until {until}: {told}", again)
+    return Finding("soon", f"{what}: paused until {until} by ChatGPT's own limit", "wait")
 
 
 async def _upstream(config: Config) -> Finding:

@@ -37,7 +37,6 @@ commands.add_typer(keys, name="key")
 commands.add_typer(accounts, name="account")
 
 _LONGEST_LINE: Final = 16_384  # bytes; a token that is longer is none
-_INTERRUPTED: Final = 130  # what shells call a program that Ctrl-C has ended
 
 _out: Final = Console(highlight=False, soft_wrap=True)
 
@@ -150,13 +149,13 @@ def sync(
     if dry_run:
         _print_outlook(_call(_load(config), "sync_outlook", account=account, is_full=full))
         return
-    from chatgpt_rest.foreground import sync_now
+    from chatgpt_rest.foreground import run_stoppable, sync_now
 
+    launch.start_logging("ERROR")  # of what goes wrong the command tells itself
     work = sync_now(_load(config), SystemClock(), _out, account=account, is_full=full, waits=wait)
-    try:
-        launch.run(work)
-    except KeyboardInterrupt:
-        raise typer.Exit(_INTERRUPTED) from None
+    stopped_by = launch.run(run_stoppable(work))
+    if stopped_by is not None:
+        raise typer.Exit(128 + stopped_by)  # as shells call a program that this signal has ended
 
 
 @keys.command("create")
@@ -225,21 +224,16 @@ def _one_line(title: str | None) -> str:
 
 def _print_outlook(outlook: dict[str, Any]) -> None:
     from chatgpt_rest.foreground import price
+    from chatgpt_rest.sync_status import counted
 
-    if outlook["stale"]:
-        rows = [
-            {
-                "updated": each["updated"],
-                "what": "new" if each["is_new"] else "changed",
-                "title": _one_line(each["title"]),
-            }
-            for each in outlook["stale"]
-        ]
-        _print_table(rows, "updated", "what", "title")
-    if outlook["more"]:
-        _out.print(f"and {outlook['more']} more")
+    named = [{**each, "title": _one_line(each["title"])} for each in outlook["named"]]
+    if named:
+        _print_table(named, "updated", "what", "title")
+    more = outlook["stale"] + outlook["set_aside"] - len(named)
+    if more:
+        _out.print(f"and {more} more")
     for name, pages in outlook["lists"].items():
-        _out.print(escape(f"list to read: {_one_line(name)}, {pages} page{'s' * (pages != 1)}"))
+        _out.print(escape(f"list to read: {_one_line(name)}, {counted(pages, 'page')}"))
     _out.print(escape(f"account {outlook['account']}: {price(outlook['plan'])}"))
 
 

@@ -2,7 +2,7 @@
 """What the owner may do, and the socket by which a command reaches the server that holds the mirror.
 
 `control.sock` lies beside the database with mode 0600: whoever can open it is the owner. Where no server runs, a
-command opens the mirror itself and does the same through the same class.
+command opens the mirror itself and does the same through the same class; one that takes long serves the socket, too.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from chatgpt_rest.auth import Auth
 from chatgpt_rest.chatgpt_json import is_id
 from chatgpt_rest.claims import EXPIRES_SOON
 from chatgpt_rest.clock import DAY, Clock, iso
+from chatgpt_rest.config import TOKEN_FILE, TOKEN_VARIABLE
 from chatgpt_rest.context import AUTH, CONFIG, MIRROR_OF_ALL, SYNC
-from chatgpt_rest.errors import BadRequest, Conflict, MirrorError, StartError
+from chatgpt_rest.errors import BadRequest, Conflict, MirrorError, NotFound, StartError, Unavailable
 from chatgpt_rest.middleware import error_response
 from chatgpt_rest.mirror import Mirror
 from chatgpt_rest.model import Secret
@@ -34,18 +35,31 @@ from chatgpt_rest.sync_status import outlook_json, read_outlook, read_status, st
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 _TIMEOUT_SECONDS: Final = 120.0
 
+TOKEN_WAYS: Final = (
+    f"as {TOKEN_VARIABLE}, or as the file {TOKEN_FILE} in $CREDENTIALS_DIRECTORY, "
+    "or start the server and give it that with `server.py token`"
+)
+"""How a command that runs without a server comes by an access token."""
+
 Operation = Callable[..., Awaitable[Any]]
 
 
 class Control:
-    """The owner's operations. Arguments and results are plain JSON values."""
+    """The owner's operations. Arguments and results are plain JSON values. `is_server` says that this process stays:
+    a command does not, and what it is given ends with it.
+    """
 
-    def __init__(self, mirror: Mirror, auth: Auth, sync: Sync, clock: Clock, *, keep_deleted_days: int) -> None:
+    def __init__(
+        self, mirror: Mirror, auth: Auth, sync: Sync, clock: Clock, *, keep_deleted_days: int, is_server: bool
+    ) -> None:
         self._mirror = mirror
         self._auth = auth
         self._sync = sync
         self._clock = clock
         self._keep_deleted = keep_deleted_days * DAY
+        self._is_server = is_server
+        self.was_joined = False
+        """Whether somebody watches a pass that somebody else began."""
         self._operations: dict[str, Operation] = {
             "create_key": self.create_key,
             "list_keys": self.list_keys,
@@ -108,6 +122,8 @@ class Control:
 
     async def give_token(self, token: str) -> dict[str, Any]:
         """Prove an access token and hold it, in memory only, for what the server does by itself."""
+        if not self._is_server:
+            raise Unavailable(f"no server is running: process {os.getpid()} is a command, and would forget the token")
         account = await self._auth.adopt(Secret(token))
         return {"account": account, "expires_at": await self._token_expiry(account)}
 
@@ -132,7 +148,12 @@ class Control:
                     "sync": await self.sync_status(account.id),
                 }
             )
-        return {"process": os.getpid(), "faults": await self._mirror.faults(), "accounts": accounts}
+        return {
+            "process": os.getpid(),
+            "is_server": self._is_server,
+            "faults": await self._mirror.faults(),
+            "accounts": accounts,
+        }
 
     async def list_deleted(self, account: str | None) -> list[dict[str, Any]]:
         """What can be brought back, the newest deletion first, and until when."""
@@ -152,14 +173,30 @@ class Control:
         mirror = self._mirror.of(await self._mirror.accounts.resolve(account))
         if not all(is_id(each) for each in ids):
             raise BadRequest("this is no id of a conversation")
-        found = await (mirror.deletions.undelete_all() if everything else mirror.deletions.undelete(*ids))
+        found = await (
+            mirror.deletions.undelete_all() if everything else mirror.deletions.undelete(*dict.fromkeys(ids))
+        )
         return [{"id": each.id, "title": each.title, "has_content": each.has_content} for each in found]
 
     async def start_sync(self, account: str | None, *, is_full: bool) -> dict[str, Any]:
-        """Begin a pass now and tell how things stand. Raises Unavailable where no token is at hand."""
-        account_id = await self._mirror.accounts.resolve(account)
-        await self._sync.start(account_id, is_full=is_full)
-        return await self.sync_status(account_id)
+        """Begin a pass now, or join the one under way, and tell how things stand and stood: `joined` is what that one
+        had spent. Raises Unavailable where no token is at hand.
+        """
+        account_id = await self._resolve(account)
+        before = await self.sync_status(account_id)
+        try:
+            await self._sync.start(account_id, is_full=is_full)
+        except Unavailable as error:
+            if self._is_server or error.code != "no_access_token":
+                raise
+            text = f"no access token of account {account_id} is at hand; give one {TOKEN_WAYS}"
+            raise Unavailable(text, code=error.code) from None
+        self.was_joined = self.was_joined or before["pass"] is not None
+        return {
+            "status": await self.sync_status(account_id),
+            "joined": before["pass"],
+            "is_server": self._is_server,
+        }
 
     async def sync_status(self, account: str) -> dict[str, Any]:
         """What `GET /sync` tells of an account, by its id: who watches asks often, and names take a search."""
@@ -168,19 +205,33 @@ class Control:
 
     async def sync_outlook(self, account: str | None, *, is_full: bool) -> dict[str, Any]:
         """What a pass would do now, and what it would cost."""
-        account_id = await self._mirror.accounts.resolve(account)
+        account_id = await self._resolve(account)
         outlook = await read_outlook(account_id, mirror=self._mirror, sync=self._sync, is_full=is_full)
         return outlook_json(outlook)
+
+    async def _resolve(self, account: str | None) -> str:
+        if account is None and not await self._mirror.accounts.all():
+            raise NotFound(
+                "account",
+                text="there is no account yet; one appears when its access token is first used, "
+                "by `server.py sync` for example",
+            )
+        return await self._mirror.accounts.resolve(account)
 
     async def _token_expiry(self, account: str) -> str | None:
         expiry = await self._mirror.accounts.token_expiry(account)
         return None if expiry is None else iso(expiry)
 
 
-def control_over(app: web.Application, clock: Clock) -> Control:
+def control_over(app: web.Application, clock: Clock, *, is_server: bool = True) -> Control:
     """The owner's operations over an application that is open."""
     return Control(
-        app[MIRROR_OF_ALL], app[AUTH], app[SYNC], clock, keep_deleted_days=app[CONFIG].mirror.keep_deleted_days
+        app[MIRROR_OF_ALL],
+        app[AUTH],
+        app[SYNC],
+        clock,
+        keep_deleted_days=app[CONFIG].mirror.keep_deleted_days,
+        is_server=is_server,
     )
 
 

@@ -82,7 +82,7 @@ class Fetches:
             conversation = await self._upstream.conversation(caller, conversation_id)
         except UpstreamNotFound as error:
             if error.is_gone:
-                await mirror.backlog.gone(conversation_id, error.code)
+                await mirror.backlog.mark_gone(conversation_id, error.code)
             raise
         await mirror.conversations.save_whole(conversation, since=since, listed_update_time=listed_update_time)
 

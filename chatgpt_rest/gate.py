@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 
 from chatgpt_rest import chatgpt_json
 from chatgpt_rest.errors import UpstreamError, UpstreamLimit, UpstreamRefusedToken
 from chatgpt_rest.mirror import LoggedRequest, RequestLog
+
+log = logging.getLogger(__name__)
 
 ForgetToken = Callable[[UpstreamError], Awaitable[None]]
 
@@ -32,6 +35,7 @@ class AccountGate:
         elif isinstance(error, UpstreamLimit) and error.retry_after_seconds is not None:
             seconds, body = error.retry_after_seconds, _dumped(error.body)
             if not error.is_of_one_model:
+                log.warning("upstream's own limit holds an account back account=%s seconds=%d", self._account, seconds)
                 await self._requests.block(self._account, seconds=seconds, body=body)
             elif model is not None:
                 await self._requests.block_model(self._account, model, seconds=seconds, body=body)

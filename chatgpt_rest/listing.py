@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import Enum
 from typing import Final
 
 from chatgpt_rest.merge import whole_seconds
@@ -24,7 +25,7 @@ PROJECTS: Final = "projects"
 OVERLAP: Final = 3  # items that a page shares with the one before
 _GROUND_ITEMS: Final = 5  # that end a page: a single one could stand where it does for being pinned
 _MOST_PROJECT_PAGES: Final = 50
-_MOST_STUMBLES: Final = 4  # then upstream's order means nothing, and the list is taken for read
+_MOST_STUMBLES: Final = 4  # then the reading goes on as it can, and is known to have missed something
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +34,24 @@ class Before:
 
     update_time: int | None
     """The latest that upstream gave it, in a list or with its content."""
+    said: int | None
+    """What a list said last, where one has named it; else what upstream gave it with its content. Some servers' lists
+    run hours behind their details: what a list says is held against what it said before.
+    """
     listed_at: int | None
     is_deleted: bool = False
     """Deleted here: nothing that upstream says of it matters."""
+
+
+class End(Enum):
+    """How a reading ended."""
+
+    GROUND = "ground"
+    """It came to what an earlier one had listed."""
+    LIST = "list"
+    """It met everything that there is."""
+    LOST = "lost"
+    """It came to the end of the list, or would never have, and something in between was missed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +66,13 @@ class Listing:
     top: int | None = None
     """The newest update time met so far: the next reading's ground."""
     next_offset: int = 0
+    """In items; of the list of projects, whose cursors alone lead on, in pages."""
     cursor: str | None = None
     stumbles: int = 0
-    """Pages that had no link to those before, or nothing new in them."""
-    is_over: bool = False
-    is_whole: bool = False
-    """It went to the end of the list."""
+    """Pages that had no link to those before, or nothing new in them. With four the reading is lost: it goes on, but
+    links are no longer looked for.
+    """
+    end: End | None = None
 
     @property
     def is_at_top(self) -> bool:
@@ -75,32 +92,32 @@ def advance(listing: Listing, page: ListPage, *, before: Mapping[str, Before]) -
         # By half a page: what a server with short pages has shown already would else be read over and over.
         back = max(2 * OVERLAP, len(page.items) // 2) << listing.stumbles
         return replace(listing, next_offset=max(0, listing.next_offset - back), stumbles=listing.stumbles + 1)
-    if page.is_last:
-        return replace(listing, is_over=True, is_whole=True)
-    if not listing.is_at_top and all(met):
-        listing = replace(listing, stumbles=listing.stumbles + 1)
-    if listing.stumbles >= _MOST_STUMBLES:
-        return replace(listing, is_over=True, is_whole=True)
+    is_lost = listing.stumbles >= _MOST_STUMBLES
+    is_barren = not listing.is_at_top and all(met)
+    if page.is_last or (is_paged_by_cursor and page.cursor is None):
+        return replace(listing, end=End.LOST if is_lost else End.LIST)
+    if is_barren and is_lost:
+        return replace(listing, end=End.LOST)
     if not listing.is_sweep and _ends_on_ground(listing, page.items, times, before=before):
-        return replace(listing, is_over=True)
+        return replace(listing, end=End.GROUND)
+    listing = replace(listing, stumbles=listing.stumbles + is_barren)
     if is_paged_by_cursor:
-        return replace(listing, cursor=page.cursor, is_over=page.cursor is None, is_whole=page.cursor is None)
+        return replace(listing, cursor=page.cursor)
     return replace(listing, next_offset=listing.next_offset + max(1, len(page.items) - OVERLAP))
 
 
 def skip(listing: Listing, *, items: int) -> Listing:
-    """The reading without its next page, of so many `items`, which upstream cannot show."""
-    stumbles = listing.stumbles + 1
-    is_over = stumbles >= _MOST_STUMBLES
-    next_offset = listing.next_offset + items - OVERLAP
-    return replace(listing, next_offset=next_offset, stumbles=stumbles, is_over=is_over, is_whole=is_over)
+    """The reading without its next page, of so many `items`, which upstream cannot show. It goes on behind the gap, and
+    does not count as one that met everything.
+    """
+    return replace(listing, next_offset=listing.next_offset + items - OVERLAP, stumbles=_MOST_STUMBLES)
 
 
 def advance_projects(listing: Listing, page: ProjectPage) -> Listing:
     """The same for the list of projects, which is always read to its end."""
-    pages = listing.stumbles + 1  # cursors that go round in a circle would lead on for ever
-    is_over = page.cursor is None or pages == _MOST_PROJECT_PAGES
-    return replace(listing, cursor=page.cursor, stumbles=pages, is_over=is_over, is_whole=is_over)
+    pages = listing.next_offset + 1
+    is_over = page.cursor is None or pages == _MOST_PROJECT_PAGES  # cursors can go round in a circle
+    return replace(listing, cursor=page.cursor, next_offset=pages, end=End.LIST if is_over else None)
 
 
 def update_times(items: Sequence[ListedConversation], *, before: Mapping[str, Before]) -> list[int | None]:
@@ -132,8 +149,6 @@ def _ends_on_ground(
     ground = whole_seconds(listing.ground)
     return all(
         item.id in before
-        and (
-            before[item.id].is_deleted or whole_seconds(time) <= min(ground, whole_seconds(before[item.id].update_time))
-        )
+        and (before[item.id].is_deleted or whole_seconds(time) <= min(ground, whole_seconds(before[item.id].said)))
         for item, time in list(zip(items, times, strict=True))[-_GROUND_ITEMS:]
     )

@@ -94,6 +94,8 @@ class ListPage:
     is_last: bool
     cursor: str | None = None
     """Where the next page begins, in lists that go by upstream's own cursors and not by an offset."""
+    tells_archived: bool = True
+    """Each item says itself whether it is archived."""
 
 
 @dataclass(frozen=True, slots=True)

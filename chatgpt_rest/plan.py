@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
@@ -17,6 +16,8 @@ from chatgpt_rest.listing import ARCHIVED, PLAIN, PROJECTS, Listing
 from chatgpt_rest.mirror import AccountMirror, KnownList, SyncState
 
 _READERS_REMEMBERED: Final = 64
+_FETCHES_BETWEEN_LISTS: Final = 3
+_LISTS: Final = 12  # beyond so many, each is read less often
 
 log = logging.getLogger(__name__)
 
@@ -36,10 +37,11 @@ class FetchOne:
     conversation_id: str
     sweep: int | None = None
     """The full sweep, by when it began, that has not met it: this tells whether it is gone."""
+    is_probe: bool = False
+    """Others have failed: this tells whether it was their own fault."""
 
 
 Job = ReadPage | FetchOne
-
 """One request upstream."""
 
 
@@ -58,11 +60,12 @@ class Pass:
     """The code of what it waits for, `rate_limit_exceeded` for example."""
     waits_until: int | None = None
     ended_at: int | None = None
+    is_misled: bool = False
+    """Lists were cut short: what went wrong is not over with this pass."""
 
-    def wait(self, code: str, *, until: int | None) -> bool:
-        """Note what it waits for. Answers False, as a step does that could not be made."""
+    def wait(self, code: str, *, until: int | None) -> None:
+        """Note what it waits for."""
         self.waits_for, self.waits_until = code, until
-        return False
 
 
 @dataclass
@@ -81,11 +84,20 @@ class Desk:
     tried_since: int = 0
     again: list[str] = field(default_factory=list)
     """What is fetched although nothing says that it changed: the list tells no times, and these stand at its top."""
-    suspects: list[tuple[Job, str]] = field(default_factory=list)
+    suspects: dict[str, tuple[Job, str]] = field(default_factory=dict)
     """What failed of late, and why: what comes next tells whether these are to blame, or upstream."""
+    rests_for_conversations: bool = False
+    """Upstream is let rest because conversations failed: that it goes on listing them says nothing."""
+    owed: int = 0
+    """So many fetches come before another list is begun: lists that are read too often leave nothing for what they
+    name.
+    """
+    granted_at: int = 0
+    """When somebody who asked was last granted a try before its time."""
     alive: int = 0
+    """How many of those that the full sweep under way has not met were there all the same."""
     gone: int = 0
-    """How many of those that the full sweep under way has not met were there all the same, and how many were not."""
+    """How many of them were not."""
     unwritable_until: int = 0
     """Nothing could be written down: what is asked for before would be paid for and lost."""
     told_expiry: int | None = None
@@ -107,78 +119,89 @@ class Plan:
         if desk.tried_since + self._config.interval_seconds * SECOND <= now:
             desk.tried.clear()
             desk.tried_since = now
-        stale = partial(mirror.backlog.stale, limit=1, besides=desk.tried)
-        if desk.readers:
-            for conversation_id in await stale(among=desk.readers):
-                return FetchOne(conversation_id)
-        lists = await mirror.listings.all()
-        state = await self._sweep_if_due(mirror, state, lists[0])
-        # Of the lists beside the plain one, one at a time is in doubt: a conversation tells sooner who is to blame.
-        is_in_doubt = any(isinstance(job, ReadPage) for job, _ in desk.suspects)
-        for known in lists:
-            is_next = known.name not in desk.tried and (known.name == PLAIN or not is_in_doubt)
-            if is_next and self.is_due(known, lists, state, is_wanted=this.wants_list):
-                return self._page_of(known, state)
-        for conversation_id in [desk.again.pop()] if desk.again else await stale():
+        for conversation_id in await mirror.backlog.stale_among(desk.readers, besides=desk.tried):
             return FetchOne(conversation_id)
-        if state.sweep_began_at is not None and not self._is_to_be_swept(lists, state):
-            for conversation_id in await self.unseen(mirror, state, lists, limit=1, besides=desk.tried):
-                return FetchOne(conversation_id, sweep=state.sweep_began_at)
-            if not desk.tried or not await self.unseen(mirror, state, lists, limit=1):
-                await mirror.sync.end_sweep(state.sweep_began_at)
-                log.info("finished a full sweep account=%s gone=%d", mirror.account, desk.gone)
-                desk.alive = desk.gone = 0
-        return None
+        lists = await mirror.listings.all()
+        state = await self._sweep_if_due(mirror, desk, state, lists[0])
+        stale = await mirror.backlog.stale(limit=1, besides=desk.tried | desk.suspects.keys())
+        if (page := self._page(lists, desk, this, state, has_stale=bool(stale))) is not None:
+            return page
+        desk.owed = max(0, desk.owed - 1)
+        has_suspect = any(isinstance(job, FetchOne) for job, _ in desk.suspects.values())
+        if desk.rests_for_conversations or (has_suspect and not stale):
+            for conversation_id in await mirror.backlog.probe(besides=desk.tried | desk.suspects.keys()):
+                return FetchOne(conversation_id, is_probe=True)
+            stale = await mirror.backlog.stale(limit=1, besides=desk.tried)
+        for conversation_id in [desk.again.pop()] if desk.again else stale:
+            return FetchOne(conversation_id)
+        return await self._unseen_or_end(mirror, desk, state, lists)
 
-    async def unseen(
-        self,
-        mirror: AccountMirror,
-        state: SyncState,
-        lists: list[KnownList],
-        *,
-        limit: int,
-        besides: Collection[str] = (),
-    ) -> list[str]:
-        """What the full sweep under way has not met, though upstream has the list where it would stand. Before each of
-        these is read to its end, nothing follows.
-        """
+    async def count_unseen(self, mirror: AccountMirror, state: SyncState, lists: list[KnownList]) -> int:
+        """How many the full sweep under way has not met that are not stale anyway."""
         if state.sweep_began_at is None or self._is_to_be_swept(lists, state):
-            return []
-        absent = {each.name for each in lists if self._is_absent(each, lists)}
-        return await mirror.backlog.unseen(
-            since=state.sweep_began_at,
-            limit=limit,
-            besides=besides,
-            is_archive_listed=ARCHIVED not in absent,
-            are_projects_listed=PROJECTS not in absent,
-        )
+            return 0
+        return await mirror.backlog.count_unseen(since=state.sweep_began_at, absent=self._absent(lists))
 
-    def _is_to_be_swept(self, lists: list[KnownList], state: SyncState) -> bool:
-        return any(_is_unswept(each, state) and not self._is_absent(each, lists) for each in lists)
+    async def was_to_be_met(self, mirror: AccountMirror, conversation_id: str) -> bool:
+        """Whether a full sweep would have met this conversation: upstream has the list that names it."""
+        lists = await mirror.listings.all()
+        home = await mirror.backlog.list_of(conversation_id)
+        return any(known.name == home and not self._is_absent(known, lists) for known in lists)
 
     def is_due(self, known: KnownList, lists: list[KnownList], state: SyncState, *, is_wanted: bool = False) -> bool:
         """Whether this list is to be read now; `is_wanted` says that somebody asked for the plain one."""
+        now = self._clock.now()
         if self._is_absent(known, lists):
             return False
-        if known.listing is not None or known.read_at is None or _is_unswept(known, state):
+        if known.listing is not None or known.read_at is None:
             return True
-        if known.name == PLAIN:
-            return is_wanted or known.read_at + self._config.interval_seconds * SECOND <= self._clock.now()
-        return known.read_at + self._config.archive_interval_seconds * SECOND <= self._clock.now()
+        side_interval = self._config.archive_interval_seconds * SECOND
+        if known.name == PLAIN and (is_wanted or known.read_at + self._config.interval_seconds * SECOND <= now):
+            return True
+        if _is_unswept(known, state):  # by one that was lost, it is read again after a while
+            return known.read_at < (state.sweep_began_at or 0) or known.read_at + side_interval <= now
+        # Dozens of projects are looked at less often each, so that all of them together cost no more.
+        return known.name != PLAIN and known.read_at + side_interval * max(1, len(lists) // _LISTS) <= now
 
-    def _is_absent(self, known: KnownList, lists: list[KnownList]) -> bool:
-        """Whether upstream has no such list, or no projects at all where this is one."""
-        names = {known.name} if known.name in {PLAIN, ARCHIVED} else {known.name, PROJECTS}
-        return any((each.absent_until or 0) > self._clock.now() for each in lists if each.name in names)
+    def _page(
+        self, lists: list[KnownList], desk: Desk, this: Pass, state: SyncState, *, has_stale: bool
+    ) -> ReadPage | None:
+        """The list's page that is read next, if one is now."""
+        # Of the lists beside the plain one, one at a time is in doubt: a conversation tells sooner who is to blame.
+        is_in_doubt = any(isinstance(job, ReadPage) for job, _ in desk.suspects.values())
+        for known in lists:
+            if known.name in desk.tried or (known.name != PLAIN and is_in_doubt):
+                continue
+            if not self.is_due(known, lists, state, is_wanted=this.wants_list):
+                continue
+            if known.listing is not None:
+                return ReadPage(known, known.listing)
+            if desk.owed and has_stale:
+                continue
+            desk.owed = _FETCHES_BETWEEN_LISTS
+            is_sweep = _is_unswept(known, state)
+            return ReadPage(known, Listing(self._clock.now(), is_sweep=is_sweep, ground=known.ground))
+        return None
 
-    def _page_of(self, known: KnownList, state: SyncState) -> ReadPage:
-        if known.listing is not None:
-            return ReadPage(known, known.listing)
-        return ReadPage(known, Listing(self._clock.now(), is_sweep=_is_unswept(known, state), ground=known.ground))
+    async def _unseen_or_end(
+        self, mirror: AccountMirror, desk: Desk, state: SyncState, lists: list[KnownList]
+    ) -> FetchOne | None:
+        """One that the full sweep under way has not met, though upstream has the list where it would stand. Where there
+        is none, the sweep is over.
+        """
+        if state.sweep_began_at is None or self._is_to_be_swept(lists, state):
+            return None
+        unseen = partial(mirror.backlog.unseen, since=state.sweep_began_at, limit=1, absent=self._absent(lists))
+        for conversation_id in await unseen(besides=desk.tried):
+            return FetchOne(conversation_id, sweep=state.sweep_began_at)
+        if not desk.tried or not await unseen():
+            await mirror.sync.end_sweep(state.sweep_began_at)
+            log.info("finished a full sweep account=%s gone=%d", mirror.account, desk.gone)
+        return None
 
-    async def _sweep_if_due(self, mirror: AccountMirror, state: SyncState, plain: KnownList) -> SyncState:
+    async def _sweep_if_due(self, mirror: AccountMirror, desk: Desk, state: SyncState, plain: KnownList) -> SyncState:
         now = self._clock.now()
-        if state.sweep_began_at is not None:
+        if state.sweep_began_at is not None or (state.sweep_not_before or 0) > now:
             return state
         if state.swept_at is None:
             # The first reading goes to the end anyway; the check of a token may have begun it, or been all of it.
@@ -187,8 +210,21 @@ class Plan:
             began_at = now
         else:
             return state
+        desk.alive = desk.gone = 0
+        await mirror.backlog.try_again()
         await mirror.sync.begin_sweep(began_at)
         return await mirror.sync.load()
+
+    def _is_to_be_swept(self, lists: list[KnownList], state: SyncState) -> bool:
+        return any(_is_unswept(each, state) and not self._is_absent(each, lists) for each in lists)
+
+    def _absent(self, lists: list[KnownList]) -> list[str]:
+        return [each.name for each in lists if self._is_absent(each, lists)]
+
+    def _is_absent(self, known: KnownList, lists: list[KnownList]) -> bool:
+        """Whether upstream has no such list, or no projects at all where this is one."""
+        names = {known.name} if known.name in {PLAIN, ARCHIVED} else {known.name, PROJECTS}
+        return any((each.absent_until or 0) > self._clock.now() for each in lists if each.name in names)
 
 
 def _is_unswept(known: KnownList, state: SyncState) -> bool:

@@ -26,13 +26,13 @@ async def call(
         if needs_server:
             raise StartError("no server is running with this mirror; start one first") from None
     async with opened(config, clock) as app:
-        return await control_over(app, clock).call(operation, arguments)
+        return await control_over(app, clock, is_server=False).call(operation, arguments)
 
 
 @asynccontextmanager
 async def opened(config: Config, clock: Clock) -> AsyncIterator[web.Application]:
-    """All that the server is made of, in this process. Raises StartError where another one has it, and cannot be
-    reached.
+    """All that the server is made of, in this process. Raises StartError where another one has the mirror,
+    and cannot be reached.
     """
     try:
         async with running(config, clock=clock) as app:
@@ -40,4 +40,7 @@ async def opened(config: Config, clock: Clock) -> AsyncIterator[web.Application]
     except StartError as error:
         if error.code != "locked":
             raise
-        raise StartError(f"{error.text}. It does not listen at {config.control_socket}: restart it") from None
+        raise StartError(
+            f"{error.text}. It does not listen at {config.control_socket}: if it is another command, wait for its end; "
+            "if it is the server, restart it"
+        ) from None

@@ -35,6 +35,7 @@ from chatgpt_rest.errors import (
 from chatgpt_rest.fetch import Fetches
 from chatgpt_rest.listing import ARCHIVED, PLAIN, PROJECTS
 from chatgpt_rest.mirror import AccountMirror, Mirror
+from chatgpt_rest.model import ListPage
 from chatgpt_rest.plan import Desk, FetchOne, Job, Pass, Plan, ReadPage
 from chatgpt_rest.upstream.protocol import LARGEST_PAGE, Caller, Upstream
 
@@ -44,6 +45,7 @@ _JITTER: Final = 0.25  # of a pause, at most, either way
 _STORAGE_PAUSE: Final = 10 * MINUTE  # each try may cost a token, for something that is too large to be written
 _LONGEST_WAIT_SECONDS: Final = 60.0  # then rows are looked at again
 _IN_A_ROW: Final = 3  # failures that may each be a conversation's own; then upstream as a whole is let rest
+_GRANTS_EVERY: Final = 5 * MINUTE  # of tries before their time
 _ALIVE_AFTER_ALL: Final = 3  # conversations that a list left out although they are there: then it was cut short
 
 log = logging.getLogger(__name__)
@@ -93,6 +95,12 @@ class Sync:
             keeper.cancel()
         await asyncio.gather(*keepers, return_exceptions=True)
 
+    @property
+    def leave(self) -> int:
+        """The tokens that are left to people: the reserve or, where that is the whole budget, four fifths of it."""
+        capacity = self._mirror.requests.capacity
+        return self.config.reserve if self.config.reserve < capacity else capacity * 4 // 5
+
     def desk(self, account: str) -> Desk:
         """What is going on for an account."""
         return self._desks.setdefault(account, Desk())
@@ -110,7 +118,7 @@ class Sync:
             current = self.desk(account).current
             if current is not None and current.waits_for is not None and current.waits_until is None:
                 self.desk(account).wake.set()  # it waits for a token, and here is one
-            if self.config.enabled:
+            if self.config.enabled or current is not None:
                 self._start_keeper(account)
 
     async def start(self, account: str, *, is_full: bool = False) -> None:
@@ -118,18 +126,19 @@ class Sync:
         Unavailable where no token is at hand.
         """
         await self._tokens.caller_of(account)
-        memory = self._mirror.of(account).sync
-        await memory.wake()
+        mirror, desk, now = self._mirror.of(account), self.desk(account), self._clock.now()
         if is_full:
-            await self._mirror.of(account).backlog.try_again()
-            await memory.begin_sweep(self._clock.now())
-        desk = self.desk(account)
+            await mirror.backlog.try_again()
+            await mirror.sync.begin_sweep(now)
+        if desk.granted_at + _GRANTS_EVERY <= now:  # who asks each second must not ask upstream each second
+            desk.granted_at = now
+            desk.unwritable_until = 0
+            desk.tried.clear()
+            await mirror.sync.grant()
         if desk.current is None:
-            desk.current = Pass(self._clock.now())
+            desk.current = Pass(now)
         desk.current.wants_list = True
         desk.current.waits_for = desk.current.waits_until = None
-        desk.tried.clear()
-        desk.unwritable_until = 0
         self._start_keeper(account)
         desk.wake.set()
 
@@ -159,16 +168,19 @@ class Sync:
         state = await mirror.sync.load()
         now = self._clock.now()
         if state.rests_until is not None and state.rests_until > now:
-            return this.wait(state.error.code if state.error else UpstreamError.code, until=state.rests_until)
+            this.wait(state.error.code if state.error else UpstreamError.code, until=state.rests_until)
+            return False
         job = await self.plan.next(mirror, desk, this, state)
         if job is None:
             return False
         try:
             await self._do(mirror, desk, this, job)
         except BudgetSpent as error:
-            return this.wait(error.code, until=now + (error.retry_after_seconds or 1) * SECOND)
+            this.wait(error.code, until=now + (error.retry_after_seconds or 1) * SECOND)
+            return False
         except (Unavailable, Unauthorized) as error:  # no token is left; the next one wakes this
-            return this.wait(error.code, until=None)
+            this.wait(error.code, until=None)
+            return False
         except StorageFailed:
             raise
         except UpstreamError as error:
@@ -180,7 +192,7 @@ class Sync:
             fault = UpstreamBroken("what upstream sent could not be taken in", code="internal")
             return await self._fail(mirror, desk, this, job, fault, failures=state.failures)
         this.requests += 1
-        await self._succeed(mirror, desk, failures=state.failures)
+        await self._succeed(mirror, desk, job, failures=state.failures)
         return True
 
     async def _do(self, mirror: AccountMirror, desk: Desk, this: Pass, job: Job) -> None:
@@ -188,29 +200,45 @@ class Sync:
             await self._read(mirror, desk, this, job, await self._caller(mirror.account))
             return
         try:
-            await self._fetches.bring(mirror, job.conversation_id, partial(self._caller, mirror.account))
+            await self._bring(mirror, job.conversation_id)
         except UpstreamNotFound as error:
             if not error.is_gone:
                 raise
             this.gone += 1
             desk.gone += job.sweep is not None
         else:
-            this.fetched += 1
-            desk.alive += job.sweep is not None
+            this.fetched += not job.is_probe
+            if job.sweep is not None and await self.plan.was_to_be_met(mirror, job.conversation_id):
+                desk.alive += 1
         if job.sweep is not None and desk.alive >= _ALIVE_AFTER_ALL and desk.alive > desk.gone:
-            this.failed += 1
+            this.is_misled = True
             await self._disbelieve(mirror, desk, sweep=job.sweep)
 
-    async def _caller(self, account: str) -> Caller:
-        return await self._tokens.caller_of(account, leave=self.config.reserve)
+    async def _bring(self, mirror: AccountMirror, conversation_id: str) -> None:
+        """Fetch it, with a note that only a process which ends in the middle leaves behind."""
+        await mirror.sync.tries(conversation_id)
+        try:
+            await self._fetches.bring(mirror, conversation_id, partial(self._caller, mirror.account))
+        except StorageFailed:
+            raise
+        except Exception:
+            await mirror.sync.tries(None)
+            raise
 
-    async def _succeed(self, mirror: AccountMirror, desk: Desk, *, failures: int) -> None:
-        if failures:
+    async def _caller(self, account: str) -> Caller:
+        return await self._tokens.caller_of(account, leave=self.leave)
+
+    async def _succeed(self, mirror: AccountMirror, desk: Desk, job: Job, *, failures: int) -> None:
+        """Upstream does one thing: what does that say of those that failed before?"""
+        is_telling = isinstance(job, FetchOne)  # that lists are served says nothing of conversations
+        if failures and (is_telling or not desk.rests_for_conversations):
             await mirror.sync.wake()
-        suspects, desk.suspects = desk.suspects, []
-        for job, reason in suspects:  # upstream is well, so it was their own fault
-            if isinstance(job, FetchOne) or not failures:  # a page would be left out for an outage that is over
-                await self._blame(mirror, job, reason)
+            desk.rests_for_conversations = False
+        for key, (suspect, reason) in list(desk.suspects.items()):
+            if is_telling or isinstance(suspect, ReadPage):
+                del desk.suspects[key]
+                if isinstance(suspect, FetchOne) or not failures:  # a page would be left out for an outage that is over
+                    await self._blame(mirror, suspect, reason)
 
     async def _fail(
         self, mirror: AccountMirror, desk: Desk, this: Pass, job: Job, error: UpstreamError, *, failures: int
@@ -219,23 +247,26 @@ class Sync:
         if isinstance(error, UpstreamRefusedToken):
             return True  # it is forgotten by now, and another one may be at hand
         await mirror.sync.remember(error)
-        if isinstance(error, UpstreamLimit) and not error.is_of_one_model:
-            return True  # the account is blocked now, and the next token is not given
         this.failed += 1
         if isinstance(job, FetchOne) and isinstance(error, UpstreamNotFound):
             desk.tried.add(job.conversation_id)
             await self._blame(mirror, job, "conversation_inaccessible")
             return True
-        if _is_of_all(job, error):
+        key = job.conversation_id if isinstance(job, FetchOne) else job.known.name
+        is_of_all, is_probe = _is_of_all(job, error), isinstance(job, FetchOne) and job.is_probe
+        if is_of_all:
             desk.suspects.clear()
-        else:
-            desk.suspects.append((job, error.code))
-            desk.tried.add(job.conversation_id if isinstance(job, FetchOne) else job.known.name)
+        elif not is_probe:
+            desk.suspects[key] = (job, error.code)
+            desk.tried.add(key)
             if not failures and len(desk.suspects) < _IN_A_ROW:
                 return True
-        jitter = 1 + _JITTER * (2 * self._jitter() - 1)
-        pause = max(growing_pause(failures + _FIRST_PAUSE) * jitter, (error.retry_after_seconds or 0) * SECOND)
-        until = self._clock.now() + int(pause)
+        desk.rests_for_conversations = isinstance(job, FetchOne)
+        pause = (error.retry_after_seconds or 0) * SECOND
+        if failures or not isinstance(error, UpstreamLimit):  # the first time, a limit is believed when it will clear
+            jitter = 1 + _JITTER * (2 * self._jitter() - 1)
+            pause = max(pause, int(growing_pause(failures + _FIRST_PAUSE) * jitter))
+        until = self._clock.now() + pause
         await mirror.sync.rest(until=until)
         log.log(
             logging.INFO if failures else logging.WARNING,
@@ -244,19 +275,20 @@ class Sync:
             error.code,
             pause // SECOND,
         )
-        return this.wait(error.code, until=until)
+        this.wait(error.code, until=until)
+        return False
 
     async def _blame(self, mirror: AccountMirror, job: Job, reason: str) -> None:
         """It is this conversation or this page that upstream chokes on, and nothing else."""
         if isinstance(job, FetchOne):
-            if await mirror.backlog.failed(job.conversation_id, reason):
+            if await mirror.backlog.note_failure(job.conversation_id, reason):
                 log.warning("set a conversation aside account=%s reason=%s", mirror.account, reason)
         elif job.known.name in {PLAIN, ARCHIVED} and not job.listing.is_at_top:
             await mirror.listings.skip(job.known.name, listing=job.listing, items=LARGEST_PAGE)
             log.warning("left a page of a list out account=%s reason=%s", mirror.account, reason)
         else:
             until = self._clock.now() + self.config.archive_interval_seconds * SECOND
-            await mirror.listings.is_absent(job.known.name, until=until)
+            await mirror.listings.mark_absent(job.known.name, until=until)
 
     async def _end(self, mirror: AccountMirror, desk: Desk, this: Pass) -> None:
         desk.current = None
@@ -264,7 +296,7 @@ class Sync:
             return
         this.ended_at = self._clock.now()
         desk.last = this
-        if not this.failed:
+        if not desk.tried and not this.is_misled:
             await mirror.sync.forgive()
         log.info(
             "synced account=%s conversations=%d gone=%d failed=%d requests=%d",
@@ -297,19 +329,28 @@ class Sync:
             await self._miss(mirror, name, error)
             return
         if name == ARCHIVED and await mirror.listings.is_plain(page):
-            await mirror.listings.is_absent(ARCHIVED, until=self._clock.now() + _ABSENCE_LASTS)
+            await mirror.listings.mark_absent(ARCHIVED, until=self._clock.now() + _ABSENCE_LASTS)
             return  # a server that does not know the parameter shows its plain list
-        await mirror.listings.take(page, of=name, listing=listing, since=since)
-        if name == PLAIN and listing.is_at_top:
+        taken = await mirror.listings.take(page, of=name, listing=listing, since=since)
+        if taken is not None and name == PLAIN and listing.is_at_top:
             this.wants_list = False
-            desk.again += [item.id for item in page.items[:1] if item.update_time is None]
+            await self._doubt_the_top(mirror, desk, page)
+
+    async def _doubt_the_top(self, mirror: AccountMirror, desk: Desk, page: ListPage) -> None:
+        """A list that tells no times cannot show that what stands at its top has changed again: it is fetched now and
+        then.
+        """
+        for item in page.items[:1]:
+            before = self._clock.now() - self.config.archive_interval_seconds * SECOND
+            if item.update_time is None and await mirror.backlog.was_fetched(item.id, before=before):
+                desk.again.append(item.id)
 
     async def _miss(self, mirror: AccountMirror, name: str, error: UpstreamError) -> None:
         """Upstream has no such list. A project that is gone is named again by the list of projects, or never."""
         if name not in {ARCHIVED, PROJECTS} and isinstance(error, UpstreamNotFound):
             await mirror.listings.forget(name)
         else:
-            await mirror.listings.is_absent(name, until=self._clock.now() + _ABSENCE_LASTS)
+            await mirror.listings.mark_absent(name, until=self._clock.now() + _ABSENCE_LASTS)
 
     async def _disbelieve(self, mirror: AccountMirror, desk: Desk, *, sweep: int) -> None:
         """Too much of what the lists left out is there: they were cut short, and prove nothing of the rest."""
@@ -317,8 +358,7 @@ class Sync:
         await mirror.sync.remember(
             UpstreamBroken("upstream's list left out conversations that are there", code="list_incomplete")
         )
-        await mirror.sync.end_sweep(sweep)
-        desk.alive = desk.gone = 0
+        await mirror.sync.abandon_sweep(sweep, not_before=self._clock.now() + DAY)
 
     # ------------------------------------------------------------------------------------------------- keepers
 
@@ -336,7 +376,7 @@ class Sync:
                 log.exception("a pass failed account=%s", account)
                 desk.current, seconds = None, _LONGEST_WAIT_SECONDS
             else:
-                if this.waits_for is None and not self.config.enabled:
+                if desk.current is None and not self.config.enabled:
                     return
                 until = this.waits_until or self._clock.now() + MINUTE
                 seconds = min((until - self._clock.now()) / SECOND, _LONGEST_WAIT_SECONDS)

@@ -11,17 +11,22 @@ from typing import Any, Final, Literal
 from chatgpt_rest.budget import Budget
 from chatgpt_rest.claims import EXPIRES_SOON
 from chatgpt_rest.clock import DAY, iso
-from chatgpt_rest.errors import UpstreamError, UpstreamLimit, UpstreamRefusedToken
+from chatgpt_rest.errors import StorageFailed, UpstreamError, UpstreamLimit, UpstreamRefusedToken
 from chatgpt_rest.listing import OVERLAP, PLAIN
 from chatgpt_rest.mirror import AccountMirror, Counts, KnownList, Mirror, SetAside, StaleConversation, SyncState
-from chatgpt_rest.plan import Pass
+from chatgpt_rest.plan import Desk, Pass
 from chatgpt_rest.sync import Sync, Tokens
 from chatgpt_rest.upstream.protocol import LARGEST_PAGE
 
 State = Literal["idle", "running", "paused", "offline"]
 
+TOKEN_CODES: Final = frozenset({"no_access_token", UpstreamRefusedToken.code, "access_token_expired"})
+"""Reasons of a pause that another token ends."""
+STORAGE_CODES: Final = frozenset({"storage_full", StorageFailed.code})
+"""Reasons of one that ends when the disk is well."""
+
 _MOST_SET_ASIDE: Final = 20
-_MOST_STALE: Final = 50
+_MOST_NAMED: Final = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +54,8 @@ class Status:
     price: Price
     budget: Budget
     """All of it, with what sync leaves to people."""
+    reserve: int
+    """How many requests that is."""
     current: Pass | None
     last: Pass | None
     token_expires_at: int | None
@@ -61,6 +68,8 @@ class Outlook:
 
     account: str
     stale: list[StaleConversation]
+    set_aside: list[SetAside]
+    """What it would try once more: only a full one does."""
     lists: dict[str, int]
     """The names of those that would be read, and about how many pages each takes."""
     price: Price
@@ -85,8 +94,10 @@ async def read_status(account: str, *, mirror: Mirror, sync: Sync, tokens: Token
     has_token = expires_at is not None
     if expires_at is None:
         expires_at = await mirror.accounts.token_expiry(account)
-    state, reason, resumes_at = _standing(rows, desk.current, has_token=has_token, expires_at=expires_at)
-    price, _ = await _price(own, sync, rows, is_wanted=desk.current is not None and desk.current.wants_list)
+    # A pass that nobody goes on with is none; one that waits for a token goes on with the next.
+    current = desk.current if _is_tended(desk, sync) or not has_token else None
+    state, reason, resumes_at = _standing(rows, current, has_token=has_token, expires_at=expires_at)
+    price, _ = await _price(own, sync, rows, is_wanted=current is not None and current.wants_list)
     return Status(
         account=account,
         state=state,
@@ -96,9 +107,10 @@ async def read_status(account: str, *, mirror: Mirror, sync: Sync, tokens: Token
         last_listed_at=rows.lists[0].read_at,
         counts=rows.counts,
         set_aside=set_aside,
-        price=price if has_token else replace(price, finishes_at=None),
+        price=replace(price, finishes_at=_no_sooner(price.finishes_at, resumes_at) if has_token else None),
         budget=replace(rows.budget, capacity=mirror.requests.capacity),
-        current=desk.current,
+        reserve=sync.leave,
+        current=current,
         last=desk.last,
         token_expires_at=expires_at,
         is_enabled=sync.config.enabled,
@@ -109,12 +121,13 @@ async def read_outlook(account: str, *, mirror: Mirror, sync: Sync, is_full: boo
     """What a pass would do that somebody asks for now, a full one perhaps."""
     own = mirror.of(account)
     rows = await _read_rows(own, mirror, sync)
+    again: list[SetAside] = []
     if is_full:
+        again = await own.backlog.set_aside(limit=-1)
         memory = replace(rows.memory, sweep_began_at=rows.budget.now)
-        again = rows.counts.stale + rows.counts.set_aside  # a full sweep tries everything once more
-        rows = replace(rows, memory=memory, counts=replace(rows.counts, stale=again))
+        rows = replace(rows, memory=memory, counts=replace(rows.counts, stale=rows.counts.stale + len(again)))
     price, lists = await _price(own, sync, rows, is_wanted=True)
-    return Outlook(account, await own.backlog.outlook(), lists, price)
+    return Outlook(account, await own.backlog.outlook(), again, lists, price)
 
 
 def status_json(status: Status) -> dict[str, Any]:
@@ -138,6 +151,7 @@ def status_json(status: Status) -> dict[str, Any]:
         "plan": _price_json(status.price),
         "budget": {
             "remaining": budget.remaining,
+            "reserve": status.reserve,
             "resets_at": iso(budget.more_at) if budget.more_at > budget.now else None,
         },
         "pass": None if status.current is None else _pass_json(status.current),
@@ -154,20 +168,33 @@ def status_json(status: Status) -> dict[str, Any]:
 
 
 def outlook_json(outlook: Outlook) -> dict[str, Any]:
-    """The same of what is ahead. Of what is stale the newest are named and the rest counted."""
+    """The same of what is ahead. Of what would be fetched the first are named, the newest of what is stale before
+    what was set aside.
+    """
+    named = [
+        *(
+            {"title": each.title, "updated": _iso(each.update_time), "what": "new" if each.is_new else "changed"}
+            for each in outlook.stale
+        ),
+        *({"title": each.title, "updated": None, "what": "set aside"} for each in outlook.set_aside),
+    ]
     return {
         "account": outlook.account,
-        "stale": [
-            {"title": each.title, "updated": _iso(each.update_time), "is_new": each.is_new}
-            for each in outlook.stale[:_MOST_STALE]
-        ],
-        "more": max(0, len(outlook.stale) - _MOST_STALE),
+        "stale": len(outlook.stale),
+        "set_aside": len(outlook.set_aside),
+        "named": named[:_MOST_NAMED],
         "lists": outlook.lists,
         "plan": _price_json(outlook.price),
     }
 
 
 # ------------------------------------------------------------------------------------------------------------ standing
+
+
+def _is_tended(desk: Desk, sync: Sync) -> bool:
+    """Whether somebody goes on with a pass that has begun."""
+    has_keeper = desk.keeper is not None and not desk.keeper.done()
+    return has_keeper or desk.turn.locked() or sync.config.enabled
 
 
 def _standing(
@@ -185,7 +212,8 @@ def _standing(
         return "idle", None, None
     if current.waits_until is None or current.waits_until <= budget.now:
         return "running", None, None
-    return "running", current.waits_for, current.waits_until
+    state: State = "paused" if current.waits_for in STORAGE_CODES else "running"
+    return state, current.waits_for, current.waits_until
 
 
 def _why_no_token(memory: SyncState, *, expires_at: int | None, now: int) -> str:
@@ -204,24 +232,27 @@ async def _read_rows(own: AccountMirror, mirror: Mirror, sync: Sync) -> _Rows:
         memory=await own.sync.load(),
         lists=await own.listings.all(),
         counts=await own.backlog.counts(),
-        budget=await mirror.requests.budget(own.account, leave=sync.config.reserve),
+        budget=await mirror.requests.budget(own.account, leave=sync.leave),
     )
 
 
 async def _price(own: AccountMirror, sync: Sync, rows: _Rows, *, is_wanted: bool) -> tuple[Price, dict[str, int]]:
-    """What is left to do costs this much, with the pages of each list that is due."""
-    memory, now = _with_sweep(rows.memory, sync, now=rows.budget.now), rows.budget.now
+    """What is left to do costs this much, with the pages of each list that is due. It reckons with the budget alone,
+    and not with a rest: asking for a pass ends that.
+    """
+    memory = _with_sweep(rows.memory, sync, now=rows.budget.now)
     lists = {
         known.name: _pages(known, memory, rows.counts)
         for known in rows.lists
         if sync.plan.is_due(known, rows.lists, memory, is_wanted=is_wanted)
     }
-    unseen = await sync.plan.unseen(own, memory, rows.lists, limit=-1)
-    counted_twice = await own.backlog.stale(limit=-1, among=unseen) if unseen else []
-    number = sum(lists.values()) + rows.counts.stale + len(unseen) - len(counted_twice)
-    if number == 0:
-        return Price(0, None), lists
-    return Price(number, max(rows.budget.time_of(number), memory.rests_until or now)), lists
+    unseen = await sync.plan.count_unseen(own, memory, rows.lists)
+    number = sum(lists.values()) + rows.counts.stale + unseen
+    return Price(number, rows.budget.time_of(number) if number else None), lists
+
+
+def _no_sooner(finishes_at: int | None, resumes_at: int | None) -> int | None:
+    return None if finishes_at is None else max(finishes_at, resumes_at or 0)
 
 
 def _with_sweep(memory: SyncState, sync: Sync, *, now: int) -> SyncState:
@@ -243,6 +274,14 @@ def _pages(known: KnownList, memory: SyncState, counts: Counts) -> int:
         return 1
     items = counts.known - counts.missing_upstream - (0 if reading is None else reading.next_offset)
     return max(1, -(-items // (LARGEST_PAGE - OVERLAP)))
+
+
+# ---------------------------------------------------------------------------------------------------------------- words
+
+
+def counted(number: int, noun: str) -> str:
+    """So many of them, as a person would say it."""
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 # ---------------------------------------------------------------------------------------------------------------- JSON

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -116,7 +117,7 @@ async def test_what_is_set_aside_is_not_right(house: House, chatgpt: SimulatedCh
     (broken,) = chatgpt.alice.many(1)
     await house.client.get("/conversations")
     for _ in range(3):
-        await house.mirror.of(chatgpt.alice.user_id).backlog.failed(broken.id, "upstream_broken")
+        await house.mirror.of(chatgpt.alice.user_id).backlog.note_failure(broken.id, "upstream_broken")
     async with serve_control(control_over(house.app, house.clock), house.config.control_socket):
         finding = found(await checkup(house.config, house.clock), "sync of")
     assert (finding.verdict, finding.remedy) == ("soon", "try them again: server.py sync --full")
@@ -124,25 +125,57 @@ async def test_what_is_set_aside_is_not_right(house: House, chatgpt: SimulatedCh
 
 
 @pytest.mark.parametrize(
-    ("fault", "verdict", "code", "remedy"),
+    ("fault", "verdict", "told", "remedy"),
     [
-        ("bad_token", "wrong", "access_token_refused", "give a new one: server.py token"),
-        ("server_error", "soon", "upstream_broken", "it is tried again by itself"),
+        ("bad_token", "wrong", "paused, ChatGPT refused the access token", "give a new one: server.py token"),
+        (
+            "server_error",
+            "soon",
+            r"ChatGPT is let rest until 20\S+: upstream failed \(500\) \(upstream_broken\)",
+            "it is tried again by itself",
+        ),
+        ("hourly_limit", "soon", r"paused until 20\S+ by ChatGPT's own limit", "wait"),
     ],
 )
-async def test_what_went_wrong_last_is_told(
-    house: House, chatgpt: SimulatedChatGPT, *, fault: str, verdict: str, code: str, remedy: str
+async def test_what_stops_sync_is_told_once(
+    house: House, chatgpt: SimulatedChatGPT, *, fault: str, verdict: str, told: str, remedy: str
 ) -> None:
-    """A refused token is wrong, as it takes somebody to give a new one; all else may pass."""
+    """A refused token is wrong, as it takes somebody to give a new one; all else passes, and until when is told."""
     chatgpt.alice.many(3)
     await house.client.get("/conversations")
     chatgpt.fault(error=fault)
     await house.app[SYNC].advance(chatgpt.alice.user_id)
+    about = f"sync of {chatgpt.alice.user_id}: "
+    async with serve_control(control_over(house.app, house.clock), house.config.control_socket):
+        _, finding = [each for each in await checkup(house.config, house.clock) if each.text.startswith(about)]
+    assert (finding.verdict, finding.remedy) == (verdict, remedy)
+    assert re.fullmatch(re.escape(about) + told, finding.text)
+
+
+async def test_what_went_wrong_last_is_told(house: House, chatgpt: SimulatedChatGPT) -> None:
+    """Also where it stops nothing: one conversation failed while others came."""
+    broken, *_ = chatgpt.alice.many(3)
+    await house.client.get("/conversations")
+    chatgpt.fault(f"conversation/{broken.id}", error="server_error")
+    await house.app[SYNC].advance(chatgpt.alice.user_id)
     async with serve_control(control_over(house.app, house.clock), house.config.control_socket):
         findings = await checkup(house.config, house.clock)
     finding = found(findings, f"sync of {chatgpt.alice.user_id}: failed last at {iso(NOON)}")
-    assert (finding.verdict, finding.remedy) == (verdict, remedy)
-    assert f"({code})" in finding.text
+    assert (finding.verdict, finding.remedy) == ("soon", "it is tried again by itself")
+    assert "(upstream_broken)" in finding.text
+
+
+async def test_sync_that_waits_for_a_token_is_told(
+    tmp_path: Path, chatgpt: SimulatedChatGPT, base_url: str, clock: ManualClock, account: str
+) -> None:
+    """A server that was restarted has none until somebody brings one; where no server runs, that is no news."""
+    async with open_house(tmp_path, chatgpt, base_url, clock) as house:
+        async with serve_control(control_over(house.app, clock), house.config.control_socket):
+            findings = await checkup(house.config, clock)
+        finding = found(findings, f"sync of {account}: paused")
+        assert (finding.verdict, finding.remedy) == ("soon", "give a new one: server.py token")
+        assert finding.text.endswith("no access token is at hand")
+    assert not [each for each in await checkup(house.config, clock) if "paused" in each.text]
 
 
 async def test_sync_that_is_off_is_told(config: Config, clock: ManualClock) -> None:

@@ -265,7 +265,7 @@ async def test_help_lists_every_command(site: Site) -> None:
     """Each command has its line."""
     shown = await site.run("--help")
     assert shown.status == 0
-    for name in ("serve", "demo", "simulate", "token", "check", "key", "account"):
+    for name in ("serve", "demo", "simulate", "token", "check", "undelete", "sync", "key", "account"):
         assert re.search(rf"^\W*{name} +\w", shown.out, re.MULTILINE), name
 
 

@@ -153,7 +153,7 @@ async def test_a_first_page_that_came_meanwhile_is_not_fetched(
     """Where finding a token brought the page, it is not fetched again."""
 
     async def proving() -> Caller:
-        await mirror.listings.take(ListPage((), is_last=True), since=None)
+        await mirror.listings.take(ListPage((), is_last=True), since=0)
         return await caller()
 
     await fetches.fetch_first_page(mirror, proving)

@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from chatgpt_rest.clock import SECOND
-from chatgpt_rest.listing import Before, Listing, advance, advance_projects, update_times
+from chatgpt_rest.listing import Before, End, Listing, advance, advance_projects, update_times
 from chatgpt_rest.model import ListedConversation, ListPage, Project, ProjectPage
 from tests.house import NOON
 
@@ -43,7 +43,7 @@ class Reader:
         """One reading from the top, each page fetched by its offset. Every page takes a second."""
         listing = Listing(self.now, is_sweep=is_sweep, ground=self.ground)
         self.pages = 0
-        while not listing.is_over:
+        while listing.end is None:
             assert self.pages < MOST_PAGES, "the reading does not end"
             listing = self.take(listing, fetch(listing.next_offset))
         self.ground = listing.top if listing.top is not None else self.ground
@@ -55,7 +55,7 @@ class Reader:
         self.now += SECOND
         before = {each.id: self.known[each.id] for each in page.items if each.id in self.known}
         for each, time in zip(page.items, update_times(page.items, before=before), strict=True):
-            self.known[each.id] = Before(time, self.now)
+            self.known[each.id] = Before(time, time, self.now)
         return advance(listing, page, before=before)
 
 
@@ -138,7 +138,7 @@ def test_a_first_reading_goes_to_the_end(number: int) -> None:
     """Each conversation is met, though pages share a few with those before."""
     account, reader = Account(number, page=100), Reader()
     listing = reader.read(account.fetch)
-    assert (listing.is_whole, len(reader.known)) == (True, number)
+    assert (listing.end, len(reader.known)) == (End.LIST, number)
     assert reader.pages <= 1 + number // 97
 
 
@@ -148,14 +148,14 @@ def test_a_reading_of_what_is_known_ends_with_its_first_page(pinned: int) -> Non
     account, reader = Account(300, page=100, pinned=pinned), Reader()
     reader.read(account.fetch)
     listing = reader.read(account.fetch)
-    assert (reader.pages, listing.is_whole) == (1, False)
+    assert (reader.pages, listing.end) == (1, End.GROUND)
 
 
 def test_a_sweep_goes_to_the_end_of_what_is_known() -> None:
     """That is how it finds what is there no more."""
     account, reader = Account(300, page=100), Reader()
     reader.read(account.fetch)
-    assert reader.read(account.fetch, is_sweep=True).is_whole
+    assert reader.read(account.fetch, is_sweep=True).end is End.LIST
     assert reader.pages == 4
 
 
@@ -273,15 +273,15 @@ def test_a_list_that_is_paged_by_cursors_is_read_by_them() -> None:
     """To the page that names none, which ends it."""
     reader, listing = Reader(), Listing(NOON)
     listing = reader.take(listing, ListPage((item("a", 9),), is_last=False, cursor="more"))
-    assert (listing.cursor, listing.is_over, listing.is_at_top) == ("more", False, False)
+    assert (listing.cursor, listing.end, listing.is_at_top) == ("more", None, False)
     listing = reader.take(listing, ListPage((item("b", 8),), is_last=True))
-    assert (listing.is_over, listing.is_whole) == (True, True)
+    assert listing.end is End.LIST
 
 
 def test_cursors_that_lead_round_in_a_circle_end_somewhere() -> None:
     """Pages of nothing new are not followed for ever."""
     reader, listing = Reader(), Listing(NOON)
-    while not listing.is_over:
+    while listing.end is None:
         assert reader.pages < 10
         listing = reader.take(listing, ListPage((item("a", 9),), is_last=False, cursor="ab"[reader.pages % 2]))
 
@@ -292,17 +292,17 @@ def test_known_ground_ends_a_list_of_cursors_too() -> None:
     page = ListPage(tuple(item(f"c{index}", -index) for index in range(50)), is_last=False, cursor="more")
     first = reader.take(Listing(NOON), page)
     second = reader.take(Listing(reader.now, ground=first.top), page)
-    assert (first.is_over, second.is_over, second.is_whole) == (False, True, False)
+    assert (first.end, second.end) == (None, End.GROUND)
 
 
 def test_the_projects_are_read_to_their_end_or_a_limit() -> None:
     """Cursors that go round in a circle lead on no further than fifty pages."""
     listing, pages = Listing(NOON), 0
-    while not listing.is_over:
+    while listing.end is None:
         pages += 1
         listing = advance_projects(listing, ProjectPage((Project("g-p-1", "One"),), "again"))
     assert pages == 50
-    assert advance_projects(Listing(NOON), ProjectPage((), None)).is_whole
+    assert advance_projects(Listing(NOON), ProjectPage((), None)).end is End.LIST
 
 
 # ------------------------------------------------------------------------------------------------------------ times
@@ -310,7 +310,7 @@ def test_the_projects_are_read_to_their_end_or_a_limit() -> None:
 
 def times(items: Sequence[ListedConversation], **before: int | None) -> list[int | None]:
     """When each was updated, in seconds after noon, where the mirror knew these times."""
-    known = {name: Before(None if at is None else NOON + at * SECOND, NOON) for name, at in before.items()}
+    known = {name: Before(None if at is None else NOON + at * SECOND, None, NOON) for name, at in before.items()}
     return [None if time is None else (time - NOON) // SECOND for time in update_times(items, before=known)]
 
 
@@ -343,7 +343,7 @@ def test_an_order_without_times_settles(first: list[int], second: list[int]) -> 
         items = [item(f"c{index}", None, created=index) for index in order]
         after = update_times(items, before=known)
         changed = [each.id for each, time in zip(items, after, strict=True) if time != _known(known, each.id)]
-        known = {each.id: Before(time, NOON) for each, time in zip(items, after, strict=True)}
+        known = {each.id: Before(time, None, NOON) for each, time in zip(items, after, strict=True)}
     assert changed == []
 
 

@@ -8,11 +8,13 @@ import contextlib
 import os
 import re
 import signal
+import sqlite3
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +22,7 @@ import pytest
 
 from chatgpt_rest.config import TOKEN_VARIABLE
 from chatgpt_rest.upstream.simulated import SimulatedChatGPT
+from tests.disks import small_disk
 from tests.process import CHECKOUT, PATIENCE_SECONDS, Finished, Running, command, environment, started
 from tests.rows import rows
 
@@ -97,12 +100,14 @@ async def test_a_token_that_upstream_refuses_is_told(site: Site) -> None:
     cut = await site.sync()
     assert cut.status == 1
     assert "fetched 2, gone 0, failed 0" in cut.out
-    assert "chatgpt_rest: ChatGPT refused the access token; give a new one" in cut.err
+    assert cut.err.startswith("chatgpt_rest: ChatGPT refused the access token; give a new one as ")
+    assert cut.err.count("\n") == 1
     site.chatgpt.clear_faults()
     site.chatgpt.alice.revoke(site.environ[TOKEN_VARIABLE])
     refused = await site.sync()
     assert (refused.status, refused.out) == (1, "")
-    assert refused.err == "chatgpt_rest: upstream does not accept the access token\n"
+    told = rf"chatgpt_rest: upstream does not accept the access token; give a new one as {TOKEN_VARIABLE}, or .*\n"
+    assert re.fullmatch(told, refused.err)
 
 
 async def test_a_pass_ends_where_the_budget_does(site: Site) -> None:
@@ -111,7 +116,7 @@ async def test_a_pass_ends_where_the_budget_does(site: Site) -> None:
     done = await site.sync()
     assert (done.status, done.err) == (0, "")
     assert re.search(r"\nwaits for the budget until .*\d\d:\d\d; run this again to go on\n$", done.out)
-    assert f"; {RESERVE} left until" in done.out
+    assert f"; {RESERVE} kept for you\n" in done.out
     assert site.chatgpt.received() == CAPACITY - RESERVE
     again = await site.sync()
     assert (again.status, again.err) == (0, "")
@@ -120,24 +125,65 @@ async def test_a_pass_ends_where_the_budget_does(site: Site) -> None:
 
 
 async def test_an_upstream_that_fails_ends_it(site: Site) -> None:
-    """Status 1, with the reason and until when it is let rest."""
+    """Status 1 and one line, with the reason and until when it is let rest."""
     site.chatgpt.fault("conversation/*", reset=True)
     done = await site.sync()
     assert done.status == 1
-    assert re.search(
-        r"chatgpt_rest: waits for ChatGPT, which fails \(upstream_\w+\), until .*; run this again to go on\n$", done.err
+    assert re.fullmatch(
+        r"chatgpt_rest: waits for ChatGPT, which fails \(upstream_\w+\), until .*; run this again to go on\n", done.err
     )
-    assert "Traceback" not in done.err
+    assert re.search(r"\nwhat failed last: .+ \(upstream_\w+\)\n$", done.out)
 
 
-async def test_ctrl_c_keeps_what_came(site: Site) -> None:
-    """Status 130 and one line; the next pass fetches again no more than what was on its way."""
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk takes root")
+async def test_a_disk_that_is_full_ends_it(site: Site) -> None:
+    """Status 1 and one line: until when it waits, and what to do."""
+    site.chatgpt.alice.add_conversation("Large", [("Tell me all.", "All. " * 400_000)])
+    with small_disk(site.folder / "disk", size_mib=6) as disk:
+        environ = {**site.environ, "CHATGPT_REST_MIRROR__PATH": str(disk / "mirror.sqlite")}
+        assert (await command("account", "list", environ=environ)).status == 0
+        (disk / "ballast").write_bytes(b"x" * 4_400_000)
+        done = await command("sync", environ=environ)
+    assert done.status == 1
+    told = r"chatgpt_rest: waits for .* until .*; see to the disk that holds the mirror; run this again to go on\n"
+    assert re.fullmatch(told, done.err)
+
+
+async def test_what_went_wrong_with_some_is_told(site: Site) -> None:
+    """Where others came, the last error is told in words, with how many are still to be fetched and what follows."""
+    broken = site.chatgpt.alice.conversations[2]
+    site.chatgpt.fault(f"conversation/{broken.id}", error="server_error")
+    done = await site.sync()
+    assert (done.status, done.err) == (0, "")
+    assert "fetched 4, gone 0, failed 1" in done.out
+    told = r"\nwhat failed last: .+ \(upstream_broken\); 1 still stale; run this again to go on\n$"
+    assert re.search(told, done.out)
+
+
+async def test_a_rest_is_lifted_by_asking(site: Site) -> None:
+    """What is told beforehand is the price of a pass now, and not of one after the rest."""
+    site.chatgpt.fault("conversation/*", reset=True)
+    assert (await site.sync()).status == 1
+    site.chatgpt.clear_faults()
+    dry = await site.sync("--dry-run")
+    (told,) = re.findall(r"done about .*(\d\d):(\d\d)\n", dry.out)
+    now = datetime.now().astimezone()
+    assert (now.hour * 60 + now.minute - int(told[0]) * 60 - int(told[1])) % (24 * 60) <= 2
+    assert "fetched 5," in (await site.sync()).out
+
+
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=["Ctrl-C", "SIGTERM", "closed terminal"]
+)
+async def test_a_signal_keeps_what_came(site: Site, number: signal.Signals) -> None:
+    """The status that shells give it and one line; the next pass fetches no more again than what was on its way."""
     fault = site.chatgpt.fault("conversation/*", hold=True, after=2)
     async with started("sync", "--wait", environ=site.environ) as pass_:
         await asyncio.wait_for(fault.until_held(), PATIENCE_SECONDS)
-        assert await pass_.end(signal.SIGINT) == 130
+        assert await pass_.end(number) == 128 + number
     assert pass_.lines[-1] == "interrupted; what came is kept; run this again to go on\n"
     assert "Traceback" not in pass_.text
+    assert not (site.folder / "mirror.sqlite-wal").exists()
     site.chatgpt.clear_faults()
     assert (await site.sync()).status == 0
     assert sorted(site.fetched().values()) == [1, 1, 1, 1, 2]
@@ -192,8 +238,86 @@ async def test_a_dry_run_of_nobody_is_told(site: Site) -> None:
     """Where there is no account yet, nothing is sent to find out whose token it is."""
     dry = await site.sync("--dry-run")
     assert (dry.status, dry.out) == (1, "")
-    assert "there is no account (known: none yet)" in dry.err
+    assert "there is no account yet; one appears when its access token is first used, by `server.py sync`" in dry.err
     assert site.chatgpt.received() == 0
+
+
+async def test_a_full_dry_run_lists_what_was_set_aside(site: Site) -> None:
+    """It would be tried once more, so it is in the price, and named."""
+    broken = site.chatgpt.alice.conversations[2]
+    site.chatgpt.fault(f"conversation/{broken.id}", error="server_error")
+    await site.sync()
+    with contextlib.closing(sqlite3.connect(site.folder / "mirror.sqlite")) as connection, connection:
+        connection.execute("update conversation set failures = 3 where failures > 0")
+    assert str(broken.title) not in (await site.sync("--dry-run")).out
+    full = await site.sync("--dry-run", "--full")
+    assert re.search(rf"^ +set aside +{broken.title}$", full.out, re.MULTILINE)
+    site.chatgpt.clear_faults()
+    done = await site.sync("--full")
+    assert ": 0 stale, 1 set aside; " in done.out
+    assert "fetched 1," in done.out
+
+
+# --------------------------------------------------------------------------------------------------- beside another one
+
+
+async def test_a_second_one_joins_the_first(site: Site) -> None:
+    """It says so, tells what was spent since then and not before, and nothing is fetched twice; both see the end."""
+    fault = site.chatgpt.fault("conversation/*", hold=True, after=2)
+    async with started("sync", environ=site.environ) as first:
+        await asyncio.wait_for(fault.until_held(), PATIENCE_SECONDS)
+        async with started("sync", environ=site.without_token()) as second:
+            await second.until(r"3 stale; \d requests; done about .*; joins the pass that began at .*\d\d:\d\d\n")
+            before = site.chatgpt.received() - 1  # the one that is held
+            site.chatgpt.clear_faults()
+            assert (await first.end(), await second.end()) == (0, 0)
+    assert "fetched 5, gone 0, failed 0, with 9 requests" in first.text  # the list is read once more for the second
+    assert f"fetched 3, gone 0, failed 0, with {site.chatgpt.received() - before} requests" in second.text
+    assert set(site.fetched().values()) == {1}
+
+
+async def test_other_commands_reach_a_pass_under_way(site: Site) -> None:
+    """They need no server; a token is not taken, as nothing would be left of it."""
+    fault = site.chatgpt.fault("conversation/*", hold=True)
+    async with started("sync", environ=site.environ) as pass_:
+        await asyncio.wait_for(fault.until_held(), PATIENCE_SECONDS)
+        listed = await command("account", "list", environ=site.environ)
+        assert (listed.status, site.chatgpt.alice.user_id in listed.out) == (0, True)
+        checked = await command("check", environ=site.environ)
+        assert f"none is running; process {pass_.pid}, another command, has the mirror" in checked.out
+        refused = await command("token", environ=site.environ, stdin=site.chatgpt.bob.token())
+        assert refused.status == 1
+        assert refused.err.startswith("chatgpt_rest: no server is running")
+        server = await command("serve", environ=site.environ)
+        assert server.status == 78
+        assert f"in use by process {pass_.pid}; stop that one, or let it do the work\n" in server.err
+        site.chatgpt.clear_faults()
+        assert await pass_.end() == 0
+
+
+async def test_a_joined_one_that_is_interrupted_is_told(site: Site) -> None:
+    """Who joined it does not wait for ever."""
+    fault = site.chatgpt.fault("conversation/*", hold=True)
+    async with started("sync", environ=site.environ) as first:
+        await asyncio.wait_for(fault.until_held(), PATIENCE_SECONDS)
+        async with started("sync", environ=site.environ) as joined:
+            await joined.until("joins the pass")
+            assert await first.end(signal.SIGINT) == 130
+            assert await joined.end() == 1
+    told = "chatgpt_rest: the process that did it has ended; what came is kept; run this again to go on\n"
+    assert joined.lines[-1] == told
+
+
+async def test_a_token_of_another_account_is_told(site: Site) -> None:
+    """With the ways to give the right one that work without a server."""
+    await site.sync()
+    before = site.chatgpt.received()
+    bobs = {**site.environ, TOKEN_VARIABLE: site.chatgpt.bob.token()}
+    refused = await command("sync", "--account", site.chatgpt.alice.user_id, environ=bobs)
+    assert refused.status == 1
+    account = site.chatgpt.alice.user_id
+    assert f"no access token of account {account} is at hand; give one as {TOKEN_VARIABLE}, or " in refused.err
+    assert site.chatgpt.received() == before + 1
 
 
 # --------------------------------------------------------------------------------------------------- beside a server
@@ -355,7 +479,7 @@ async def test_who_waits_sees_for_what(site: Site) -> None:
     """With `--wait` a spent budget does not end it; Ctrl-C does."""
     site.chatgpt.alice.many(60)
     async with on_a_terminal("sync", "--wait", environ=site.environ) as terminal:
-        await terminal.until(r"10 left, waits for the budget until \S*\d")
+        await terminal.until(r"10 kept for you, waits for the budget until \S*\d")
         assert await terminal.end(signal.SIGINT) == 130
     assert "interrupted; what came is kept" in terminal.text
     assert site.chatgpt.received() == CAPACITY - RESERVE

@@ -201,6 +201,12 @@ async def test_the_command_brings_one_back(site: Site) -> None:
     assert site.read.id not in (await site.run()).out
 
 
+async def test_an_id_that_is_named_twice_comes_back_once(site: Site) -> None:
+    """With one line."""
+    back = await site.run(site.read.id, site.read.id)
+    assert (back.status, back.out.count("is back\n")) == (0, 1)
+
+
 async def test_the_command_brings_all_back_through_the_running_server(site: Site) -> None:
     """What the server had rendered is not believed any more; where the content was never here, the line says so."""
     async with started(environ=site.environ) as server:

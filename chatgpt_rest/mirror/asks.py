@@ -142,7 +142,7 @@ class Asks:
                 await self._grow(connection, ask_id, nodes, conversation_id=conversation_id, title=title)
             if state is AskState.REFUSED:
                 await self._take_back(connection, ask_id)
-            if state is AskState.UNCERTAIN:
+            if state in {AskState.UNCERTAIN, AskState.INCOMPLETE}:
                 # Upstream may have more than is known here: to be fetched before anyone builds on it.
                 await connection.execute(
                     """

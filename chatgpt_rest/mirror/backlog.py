@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import msgspec
 
 from chatgpt_rest.clock import Clock
+from chatgpt_rest.listing import PLAIN, PROJECTS
 from chatgpt_rest.mirror.database import Database
 from chatgpt_rest.mirror.rendered import RenderedCache, changing
 
@@ -68,9 +69,9 @@ class Backlog:
         known, stale, missing, set_aside = next(iter(rows))
         return Counts(known, known - stale - missing - set_aside, stale, missing, set_aside)
 
-    async def stale(self, *, limit: int, besides: Collection[str] = (), among: Collection[str] = ()) -> list[str]:
-        """What is to be fetched, what failed less before what failed more, and then newest update first; only `among`
-        these where any are named. A conversation in which an answer is being written is left alone until that is here.
+    async def stale(self, *, limit: int, besides: Collection[str] = ()) -> list[str]:
+        """What is to be fetched, what failed less before what failed more, and then newest update first. A conversation
+        in which an answer is being written is left alone until that is here.
         """
         async with self._database.read() as connection:
             rows = await connection.execute_fetchall(
@@ -78,20 +79,50 @@ class Backlog:
                 select id from conversation
                 where account = :account and is_stale = 1
                   and id not in (select value from json_each(:besides))
-                  and (:is_any or id in (select value from json_each(:among)))
                   and not exists (
                       select 1 from ask
                       where ask.account = :account and ask.conversation = conversation.id and ask.state = 'asked'
                   )
                 order by failures, coalesce(listed_update_time, update_time, create_time) desc limit :limit
                 """,
-                {
-                    "account": self.account,
-                    "besides": _json(besides),
-                    "is_any": not among,
-                    "among": _json(among),
-                    "limit": limit,
-                },
+                {"account": self.account, "besides": _json(besides), "limit": limit},
+            )
+        return [row[0] for row in rows]
+
+    async def stale_among(self, ids: Collection[str], *, besides: Collection[str] = ()) -> list[str]:
+        """Which of these are to be fetched, the one that is named last first."""
+        async with self._database.read() as connection:
+            rows = await connection.execute_fetchall(
+                """
+                select conversation.id
+                from json_each(:ids) as named
+                cross join conversation on conversation.account = :account and conversation.id = named.value
+                where is_stale = 1
+                  and conversation.id not in (select value from json_each(:besides))
+                  and not exists (
+                      select 1 from ask
+                      where ask.account = :account and ask.conversation = conversation.id and ask.state = 'asked'
+                  )
+                order by named.key desc
+                """,
+                {"account": self.account, "ids": _json(ids), "besides": _json(besides)},
+            )
+        return [row[0] for row in rows]
+
+    async def probe(self, *, besides: Collection[str] = ()) -> list[str]:
+        """The conversation that tells best whether upstream shows any: the one that it showed last, or else the oldest
+        of those to be fetched; what is wrong with the newest may be wrong with its neighbours.
+        """
+        async with self._database.read() as connection:
+            rows = await connection.execute_fetchall(
+                """
+                select id from conversation
+                where account = :account and deleted_at is null and is_local = 0 and is_deleted_upstream = 0
+                  and (is_stale = 1 or fetched_at is not null)
+                  and id not in (select value from json_each(:besides))
+                order by is_stale, fetched_at desc, coalesce(listed_update_time, update_time, create_time) limit 1
+                """,
+                {"account": self.account, "besides": _json(besides)},
             )
         return [row[0] for row in rows]
 
@@ -109,17 +140,10 @@ class Backlog:
         return [StaleConversation(row[0], row[1], row[2], not row[3]) for row in rows]
 
     async def unseen(
-        self,
-        *,
-        since: int,
-        limit: int,
-        besides: Collection[str] = (),
-        is_archive_listed: bool = True,
-        are_projects_listed: bool = True,
+        self, *, since: int, limit: int, besides: Collection[str] = (), absent: Collection[str] = ()
     ) -> list[str]:
         """Conversations that no list and no fetch has shown `since` a full sweep began: upstream may have them no more.
-        Newest first; a negative `limit` means all. Where upstream has no list of the archive or of projects, nothing
-        follows from what it does not show there.
+        Newest first. Nothing follows from not standing in a list that is `absent`; `projects` stands for all of these.
         """
         async with self._database.read() as connection:
             rows = await connection.execute_fetchall(
@@ -127,21 +151,59 @@ class Backlog:
                 select id from conversation
                 where account = :account and deleted_at is null and is_local = 0 and is_deleted_upstream = 0
                   and failures < 3 and coalesce(listed_at, 0) < :since and coalesce(fetched_at, 0) < :since
-                  and (:is_archive_listed or is_archived = 0)
-                  and (:are_projects_listed or project is null or project not like 'g-p-%')
+                  and home not in (select value from json_each(:absent))
+                  and (:has_projects or home not like 'g-p-%')
                   and id not in (select value from json_each(:besides))
                 order by coalesce(update_time, create_time) desc limit :limit
                 """,
                 {
                     "account": self.account,
                     "since": since,
+                    "absent": _json(absent),
+                    "has_projects": PROJECTS not in absent,
                     "besides": _json(besides),
-                    "is_archive_listed": is_archive_listed,
-                    "are_projects_listed": are_projects_listed,
                     "limit": limit,
                 },
             )
         return [row[0] for row in rows]
+
+    async def count_unseen(self, *, since: int, absent: Collection[str] = ()) -> int:
+        """How many of them there are that are not stale anyway."""
+        async with self._database.read() as connection:
+            rows = await connection.execute_fetchall(
+                """
+                select count(*) from conversation
+                where account = :account and deleted_at is null and is_local = 0 and is_deleted_upstream = 0
+                  and failures < 3 and coalesce(listed_at, 0) < :since and coalesce(fetched_at, 0) < :since
+                  and home not in (select value from json_each(:absent))
+                  and (:has_projects or home not like 'g-p-%')
+                  and is_stale = 0
+                """,
+                {
+                    "account": self.account,
+                    "since": since,
+                    "absent": _json(absent),
+                    "has_projects": PROJECTS not in absent,
+                },
+            )
+        return next(int(row[0]) for row in rows)
+
+    async def list_of(self, conversation_id: str) -> str:
+        """The list in which upstream would name it, by what is known of it: a project's id, `archived` or `plain`."""
+        async with self._database.read() as connection:
+            rows = await connection.execute_fetchall(
+                "select home from conversation where account = ? and id = ?", (self.account, conversation_id)
+            )
+        return next((str(row[0]) for row in rows), PLAIN)
+
+    async def was_fetched(self, conversation_id: str, *, before: int) -> bool:
+        """Whether its content came, and not since then."""
+        async with self._database.read() as connection:
+            rows = await connection.execute_fetchall(
+                "select 1 from conversation where account = ? and id = ? and fetched_at < ? and is_stale = 0",
+                (self.account, conversation_id, before),
+            )
+        return bool(list(rows))
 
     async def set_aside(self, *, limit: int) -> list[SetAside]:
         """What was given up for now, newest first: until upstream says that it changed, or somebody asks for it."""
@@ -156,7 +218,7 @@ class Backlog:
             )
         return [SetAside(*row) for row in rows]
 
-    async def failed(self, conversation_id: str, reason: str) -> bool:
+    async def note_failure(self, conversation_id: str, reason: str) -> bool:
         """It could not be fetched, while others could. Answers whether that sets it aside."""
         async with self._database.write() as connection:
             rows = await connection.execute_fetchall(
@@ -168,7 +230,7 @@ class Backlog:
             )
         return any(row[0] for row in rows)
 
-    async def gone(self, conversation_id: str, reason: str) -> None:
+    async def mark_gone(self, conversation_id: str, reason: str) -> None:
         """Upstream says of this very conversation that it is deleted. It stays here, marked. Should a list go on naming
         it, it is asked for three times in all.
         """

@@ -200,23 +200,29 @@ class Conversations:
             if standing is Standing.DELETED or since not in {None, self.deletions}:
                 return
             mine = before
-            for draft in await self._drafts_of(connection, theirs):
-                begun = replace(draft, id=theirs.id, update_time=None)
-                mine = merge(mine, begun, source=Source.ASK)
-                await trees.remove(connection, self.account, draft.id)
+            for draft_id, deleted_at in await self._drafts_of(connection, theirs):
+                if deleted_at is not None:
+                    # Deleted here before it was known under which id upstream has it: deleted under that one, too.
+                    await self._bury(connection, theirs.id, deleted_at)
+                    return
+                draft = await trees.load(connection, self.account, draft_id)
+                if draft is not None:
+                    mine = merge(mine, replace(draft, id=theirs.id, update_time=None), source=Source.ASK)
+                await trees.remove(connection, self.account, draft_id)
                 await connection.execute(
                     "update ask set conversation = ? where account = ? and conversation = ?",
-                    (theirs.id, self.account, draft.id),
+                    (theirs.id, self.account, draft_id),
                 )
             merged = merge(mine, theirs, source=Source.UPSTREAM)
             await trees.store(connection, self.account, before, merged, has_content=True)
             await connection.execute(
                 """
                 update conversation
-                set is_local = 0, fetched_update_time = ?, fetched_at = ?, failures = 0, failure = null
+                set is_local = 0, fetched_update_time = ?, met_update_time = ?, fetched_at = ?, failures = 0,
+                    failure = null
                 where account = ? and id = ?
                 """,
-                (theirs.update_time or 0, self._clock.now(), self.account, theirs.id),
+                (theirs.update_time or 0, listed_update_time, self._clock.now(), self.account, theirs.id),
             )
 
     async def edit(
@@ -314,20 +320,28 @@ class Conversations:
         )
         return next(((row[0], bool(row[1])) for row in rows), (None, False))
 
-    async def _drafts_of(self, connection: aiosqlite.Connection, theirs: Conversation) -> list[Conversation]:
-        """Conversations begun here whose prompt turns up in this one: it got its id after the line to upstream
-        broke.
+    async def _drafts_of(self, connection: aiosqlite.Connection, theirs: Conversation) -> list[tuple[str, int | None]]:
+        """Conversations begun here whose prompt turns up in this one, with when they were deleted, if they were: it got
+        its id after the line to upstream broke.
         """
         rows = await connection.execute_fetchall(
             """
-            select conversation.id, ask.prompt_node
+            select conversation.id, conversation.deleted_at, ask.prompt_node
             from conversation join ask on ask.account = conversation.account and ask.conversation = conversation.id
-            where conversation.account = ? and conversation.is_local = 1 and conversation.deleted_at is null
+            where conversation.account = ? and conversation.is_local = 1
             """,
             (self.account,),
         )
-        found = [await trees.load(connection, self.account, row[0]) for row in rows if row[1] in theirs.nodes]
-        return [draft for draft in found if draft is not None]
+        return [(row[0], row[1]) for row in rows if row[2] in theirs.nodes]
+
+    async def _bury(self, connection: aiosqlite.Connection, conversation_id: str, deleted_at: int) -> None:
+        await connection.execute(
+            """
+            insert into conversation (account, id, deleted_at) values (:account, :id, :deleted_at)
+            on conflict (account, id) do update set deleted_at = :deleted_at where deleted_at is null
+            """,
+            {"account": self.account, "id": conversation_id, "deleted_at": deleted_at},
+        )
 
     def _changing(self, *conversations: str) -> AbstractAsyncContextManager[aiosqlite.Connection]:
         return changing(self._database, self._cache, self.account, *conversations)

@@ -103,7 +103,7 @@ class Deletions:
         async with self._changing() as connection:
             rows = await connection.execute_fetchall(
                 """
-                select id, deleted_at from conversation
+                select id, deleted_at, is_local from conversation
                 where account = ? and deleted_at < ? and purged_at is null
                   and not exists (
                       select 1 from ask
@@ -114,15 +114,32 @@ class Deletions:
                 """,
                 (self.account, before, _BATCH),
             )
-            tombstones = [(self.account, str(row[0]), row[1]) for row in rows]
-            keys = [(account, identifier) for account, identifier, _ in tombstones]
+            tombstones = [(self.account, str(row[0]), row[1], row[2]) for row in rows]
+            keys = [(account, identifier) for account, identifier, _, _ in tombstones]
             await connection.executemany("delete from node where account = ? and conversation = ?", keys)
-            await connection.executemany("delete from ask where account = ? and conversation = ?", keys)
+            # By its prompt's id alone what never got an id of upstream's is known, should it turn up there.
+            await connection.executemany(
+                """
+                update ask set request_digest = x'', idempotency_digest = null
+                where account = ? and conversation = ?
+                """,
+                keys,
+            )
+            await connection.executemany(
+                """
+                delete from ask where account = ? and conversation = ?
+                  and not exists (
+                      select 1 from conversation
+                      where conversation.account = ask.account and conversation.id = ask.conversation and is_local = 1
+                  )
+                """,
+                keys,
+            )
             # Written anew and not emptied column by column: what a later version adds to the row goes too.
             await connection.executemany("delete from conversation where account = ? and id = ?", keys)
             now = self._clock.now()
             await connection.executemany(
-                "insert into conversation (account, id, deleted_at, purged_at) values (?, ?, ?, ?)",
+                "insert into conversation (account, id, deleted_at, is_local, purged_at) values (?, ?, ?, ?, ?)",
                 [(*tombstone, now) for tombstone in tombstones],
             )
         return [identifier for _, identifier in keys]

@@ -16,13 +16,14 @@ from chatgpt_rest.listing import (
     PLAIN,
     PROJECTS,
     Before,
+    End,
     Listing,
     advance,
     advance_projects,
     skip,
     update_times,
 )
-from chatgpt_rest.merge import merge_listed
+from chatgpt_rest.merge import merge_listed, whole_seconds
 from chatgpt_rest.mirror import trees
 from chatgpt_rest.mirror.database import Database
 from chatgpt_rest.mirror.rendered import RenderedCache, changing
@@ -72,22 +73,24 @@ class Listings:
         always = [known.pop(name, KnownList(name)) for name in (PLAIN, ARCHIVED, PROJECTS)]
         return always + list(known.values())
 
-    async def take(self, page: ListPage, *, of: str = PLAIN, listing: Listing | None = None, since: int | None) -> bool:
+    async def take(
+        self, page: ListPage, *, of: str = PLAIN, listing: Listing | None = None, since: int
+    ) -> Listing | None:
         """Take in a page of the list `of`, which went on from `listing` (None: from the top, by whoever asked), asked
         for when `Conversations.deletions` was `since`. What was deleted here stays deleted, whatever the list says.
 
-        Answers whether this page ended the reading. One that other pages have overtaken moves nothing on.
+        Answers how far the reading has come; None where this page did not move it on, as others have overtaken it.
         """
         async with changing(self._database, self._cache, self.account) as connection:
-            if since not in {None, self._deletions[self.account]}:
-                return False
+            if since != self._deletions[self.account]:
+                return None
             before = await self._before(connection, page.items)
             await self._save_items(connection, page.items, before)
             known = await self._known(connection, of)
             if listing is None:
                 listing = Listing(self._clock.now(), ground=known.ground)
             if known.listing not in {None, listing} or (known.listing is None and not listing.is_at_top):
-                return False
+                return None
             after = advance(listing, page, before=before)
             await self._put(connection, known, after)
             if of == PLAIN:
@@ -101,10 +104,10 @@ class Listings:
                         "account": self.account,
                         "is_at_top": listing.is_at_top,
                         "now": self._clock.now(),
-                        "is_whole": after.is_over and after.is_whole,
+                        "is_whole": after.end is End.LIST,
                     },
                 )
-            return after.is_over
+            return after
 
     async def take_projects(self, page: ProjectPage, *, listing: Listing) -> None:
         """Take in a page of the projects' names; each is a list of its own from now on."""
@@ -120,11 +123,11 @@ class Listings:
             await self._put(connection, known, advance_projects(listing, page))
 
     async def is_plain(self, page: ListPage) -> bool:
-        """Whether this page, asked for as one of the archive, is one of the plain list: where it says so itself, or
-        where most of it stood there when that was last read. Who knows no archive may not tell what is archived.
+        """Whether this page, asked for as one of the archive, is one of the plain list: by what it says itself or,
+        where it does not tell what is archived, by whether most of it stood in the plain list when that was last read.
         """
-        if not all(item.is_archived for item in page.items):
-            return True
+        if page.tells_archived or not all(item.is_archived for item in page.items):
+            return not all(item.is_archived for item in page.items)
         async with self._database.read() as connection:
             rows = await connection.execute_fetchall(
                 """
@@ -144,7 +147,7 @@ class Listings:
             if known.listing == listing:
                 await self._put(connection, known, skip(listing, items=items))
 
-    async def is_absent(self, name: str, *, until: int) -> None:
+    async def mark_absent(self, name: str, *, until: int) -> None:
         """Upstream has no such list; whatever reading of it was under way is over."""
         async with self._database.write() as connection:
             await connection.execute(
@@ -158,10 +161,7 @@ class Listings:
     async def forget(self, project: str) -> None:
         """Upstream has no such project any more. Its conversations stay."""
         async with self._database.write() as connection:
-            await connection.execute(
-                "delete from listing where account = ? and list = ? and list not in (?, ?, ?)",
-                (self.account, project, PLAIN, ARCHIVED, PROJECTS),
-            )
+            await connection.execute("delete from listing where account = ? and list = ?", (self.account, project))
 
     # ---------------------------------------------------------------------------------------------------- helpers
 
@@ -176,7 +176,6 @@ class Listings:
         return next((_known(row) for row in rows), KnownList(name))
 
     async def _put(self, connection: aiosqlite.Connection, known: KnownList, after: Listing) -> None:
-        is_whole = after.is_over and after.is_whole
         await connection.execute(
             """
             insert into listing (
@@ -192,10 +191,10 @@ class Listings:
             {
                 "account": self.account,
                 "list": known.name,
-                "read_at": after.begun_at if after.is_over else known.read_at,
-                "swept_at": after.begun_at if is_whole else known.swept_at,
-                "ground": after.top if after.is_over and after.top is not None else known.ground,
-                "begun_at": None if after.is_over else after.begun_at,
+                "read_at": known.read_at if after.end is None else after.begun_at,
+                "swept_at": after.begun_at if after.end is End.LIST else known.swept_at,
+                "ground": known.ground if after.end is None or after.top is None else after.top,
+                "begun_at": after.begun_at if after.end is None else None,
                 "is_sweep": after.is_sweep,
                 "top": after.top,
                 "next_offset": after.next_offset,
@@ -214,12 +213,12 @@ class Listings:
                        null,
                        max(coalesce(listed_update_time, 0), coalesce(fetched_update_time, 0))
                    ),
-                   listed_at, deleted_at is not null
+                   coalesce(listed_update_time, fetched_update_time), listed_at, deleted_at is not null
             from conversation where account = ? and id in (select value from json_each(?))
             """,
             (self.account, _ids(items)),
         )
-        return {row[0]: Before(row[1], row[2], bool(row[3])) for row in rows}
+        return {row[0]: Before(row[1], row[2], row[3], bool(row[4])) for row in rows}
 
     async def _save_items(
         self, connection: aiosqlite.Connection, items: Sequence[ListedConversation], before: Mapping[str, Before]
@@ -274,13 +273,18 @@ class Listings:
                     merged.is_archived,
                     merged.is_starred,
                     trees.printable(merged.project),
-                    time,
+                    theirs.update_time if theirs.update_time is not None else _proven(time, before.get(theirs.id)),
                     now,
                 )
                 for theirs, time in zip(items, update_times(items, before=before), strict=True)
                 for merged in (merge_listed(mine.get(theirs.id), theirs),)
             ],
         )
+
+
+def _proven(time: int | None, before: Before | None) -> int | None:
+    """An update that a list shows by its order alone, where that proves one."""
+    return time if before is not None and whole_seconds(time) > whole_seconds(before.update_time) else None
 
 
 def _ids(items: Iterable[ListedConversation]) -> str:

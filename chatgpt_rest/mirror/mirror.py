@@ -21,7 +21,7 @@ from chatgpt_rest.mirror.deletions import Deletions
 from chatgpt_rest.mirror.listings import Listings
 from chatgpt_rest.mirror.rendered import RenderedCache
 from chatgpt_rest.mirror.request_log import RequestLog
-from chatgpt_rest.mirror.sync_state import SyncMemory
+from chatgpt_rest.mirror.sync_state import SyncMemory, resume
 
 _ROOT: Final = Path(__file__).parent.parent
 MIGRATIONS: Final = next(
@@ -120,6 +120,7 @@ async def open_mirror(
             await requests.resume()
             async with database.write() as connection:
                 interrupted = await recover(connection)
+                await resume(connection, now=clock.now())
         except StorageFailed as error:
             raise StartError(f"{path}: {error.text}") from error
         if interrupted:

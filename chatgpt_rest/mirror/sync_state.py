@@ -5,7 +5,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from chatgpt_rest.clock import Clock
+import aiosqlite
+
+from chatgpt_rest.clock import DAY, HOUR, Clock
 from chatgpt_rest.errors import MirrorError
 from chatgpt_rest.mirror.database import Database
 
@@ -27,6 +29,8 @@ class SyncState:
     """Of the full sweep under way."""
     swept_at: int | None = None
     """When the last one began that came to its end."""
+    sweep_not_before: int | None = None
+    """Lists were cut short of late: what they leave out proves nothing."""
     failures: int = 0
     """How often in a row upstream as a whole has failed."""
     rests_until: int | None = None
@@ -47,23 +51,23 @@ class SyncMemory:
         async with self._database.read() as connection:
             rows = await connection.execute_fetchall(
                 """
-                select sweep_began_at, swept_at, failures, rests_until, error_code, error_text, error_at
+                select sweep_began_at, swept_at, sweep_not_before, failures, rests_until, error_code, error_text,
+                       error_at
                 from sync where account = ?
                 """,
                 (self.account,),
             )
-        for began_at, swept_at, failures, rests_until, code, text, at in rows:
-            return SyncState(
-                began_at, swept_at, failures, rests_until, None if code is None else LastError(code, text, at)
-            )
+        for began_at, swept_at, not_before, failures, rests_until, code, text, at in rows:
+            error = None if code is None else LastError(code, text, at)
+            return SyncState(began_at, swept_at, not_before, failures, rests_until, error)
         return SyncState()
 
     async def begin_sweep(self, at: int) -> None:
-        """Every list is to be read to its end, by a reading that began no earlier than `at`."""
+        """Every list is to be read to its end, by a reading that began no earlier than `at`; one under way goes on."""
         await self._write(
             """
             insert into sync (account, sweep_began_at) values (:account, :at)
-            on conflict (account) do update set sweep_began_at = :at
+            on conflict (account) do update set sweep_began_at = coalesce(sweep_began_at, :at)
             """,
             at=at,
         )
@@ -78,6 +82,17 @@ class SyncMemory:
             began_at=began_at,
         )
 
+    async def abandon_sweep(self, began_at: int, *, not_before: int) -> None:
+        """The sweep that began then was misled, and found out nothing. None begins by itself before `not_before`."""
+        await self._write(
+            """
+            update sync set sweep_began_at = nullif(sweep_began_at, :began_at), sweep_not_before = :not_before
+            where account = :account
+            """,
+            began_at=began_at,
+            not_before=not_before,
+        )
+
     async def rest(self, *, until: int) -> None:
         """Upstream failed once more; let it be until then."""
         await self._write(
@@ -89,8 +104,22 @@ class SyncMemory:
         )
 
     async def wake(self) -> None:
-        """Upstream answers again, or somebody wants to know whether it does."""
+        """Upstream answers again."""
         await self._write("update sync set failures = 0, rests_until = null where account = :account")
+
+    async def grant(self) -> None:
+        """Somebody wants to know whether upstream answers again: one more try, after which it rests on."""
+        await self._write("update sync set rests_until = null where account = :account")
+
+    async def tries(self, conversation_id: str | None) -> None:
+        """This conversation is about to be fetched; None once it could not be. That it came needs no note."""
+        await self._write(
+            """
+            insert into sync (account, trying) values (:account, :id)
+            on conflict (account) do update set trying = :id
+            """,
+            id=conversation_id,
+        )
 
     async def remember(self, error: MirrorError) -> None:
         """Something went wrong. Our words for it are kept, never upstream's."""
@@ -110,6 +139,46 @@ class SyncMemory:
             "update sync set error_code = null, error_text = null, error_at = null where account = :account"
         )
 
-    async def _write(self, statement: str, **values: str | int) -> None:
+    async def _write(self, statement: str, **values: str | int | None) -> None:
         async with self._database.write() as connection:
             await connection.execute(statement, {"account": self.account, **values})
+
+
+async def resume(connection: aiosqlite.Connection, *, now: int) -> None:
+    """Put right what an earlier process left, in every account; to be called once, before anything is asked for.
+
+    A conversation that is stale although it was being fetched counts a failure: the process may have died of it, and
+    would again. And what a clock that was ahead dated into the future happened now, or sync would wait for it to come.
+    """
+    await connection.execute(
+        """
+        update conversation set failures = failures + 1, failure = 'interrupted'
+        where (account, id) in (select account, trying from sync where trying is not null) and is_stale = 1
+        """
+    )
+    await connection.execute(
+        """
+        update sync set trying = null, sweep_began_at = min(sweep_began_at, :now), swept_at = min(swept_at, :now),
+                        sweep_not_before = min(sweep_not_before, :now + :day),
+                        rests_until = min(rests_until, :now + 2 * :hour)
+        """,
+        {"now": now, "day": DAY, "hour": HOUR},
+    )
+    rows = await connection.execute_fetchall(
+        """
+        update listing set read_at = min(read_at, :now), swept_at = min(swept_at, :now), begun_at = min(begun_at, :now),
+                           absent_until = min(absent_until, :now + :longest_absence)
+        where max(coalesce(read_at, 0), coalesce(swept_at, 0), coalesce(begun_at, 0)) > :now
+           or absent_until > :now + :longest_absence
+        returning list
+        """,
+        {"now": now, "longest_absence": DAY},
+    )
+    if list(rows):
+        await connection.execute(
+            """
+            update conversation set listed_at = min(listed_at, :now), fetched_at = min(fetched_at, :now)
+            where listed_at > :now or fetched_at > :now
+            """,
+            {"now": now},
+        )

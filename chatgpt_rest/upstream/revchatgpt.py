@@ -8,6 +8,7 @@ second, which a server that only reads from its mirror never spends and one that
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
@@ -158,6 +159,8 @@ def _understanding() -> Iterator[None]:
         yield
     except RecursionError:
         reason = "it is nested too deeply"
+    except json.JSONDecodeError:
+        reason = "it is no JSON; a web page, perhaps"
     except ValueError as error:
         reason = str(error)
     else:

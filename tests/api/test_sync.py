@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,6 +14,7 @@ from chatgpt_rest.context import SYNC
 from chatgpt_rest.control import control_over
 from chatgpt_rest.plan import Pass
 from chatgpt_rest.upstream.simulated import SimulatedChatGPT
+from tests.disks import small_disk
 from tests.house import NOON, Answered, Client, House, ManualClock, open_house
 
 TOKEN_LASTS: Final = 10 * DAY
@@ -73,7 +75,7 @@ async def test_an_account_that_is_current_is_idle(house: House, chatgpt: Simulat
         "conversations": {"known": 3, "current": 3, "stale": 0, "missing_upstream": 0, "set_aside": 0},
         "set_aside": [],
         "plan": {"requests_needed": 0, "finishes_at": None},
-        "budget": {"remaining": 50 - chatgpt.received(), "resets_at": iso(NOON + HOUR)},
+        "budget": {"remaining": 50 - chatgpt.received(), "reserve": 10, "resets_at": iso(NOON + HOUR)},
         "pass": None,
         "last_pass": {
             "began_at": iso(NOON),
@@ -108,7 +110,7 @@ async def test_a_pass_that_waits_for_the_budget_is_running(house: House, chatgpt
     assert told["conversations"]["stale"] == 100 - this.fetched
     assert told["plan"] == {"requests_needed": 100 - this.fetched, "finishes_at": iso(NOON + 2 * HOUR)}
     assert told["pass"]["requests"] == this.requests == 39
-    assert told["budget"] == {"remaining": 10, "resets_at": iso(NOON + HOUR)}
+    assert told["budget"] == {"remaining": 10, "reserve": 10, "resets_at": iso(NOON + HOUR)}
 
 
 async def test_a_wait_that_is_over_is_not_told(house: House, chatgpt: SimulatedChatGPT, clock: ManualClock) -> None:
@@ -145,6 +147,53 @@ async def test_an_upstream_that_fails_is_offline(house: House, chatgpt: Simulate
     assert told["last_error"] == {"code": this.waits_for, "error": told["last_error"]["error"], "at": iso(NOON)}
     clock.move(seconds=((this.waits_until or 0) - NOON) / SECOND)
     assert (await status(house.client))["state"] == "running"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk takes root")
+async def test_a_disk_that_is_full_pauses(
+    tmp_path: Path, chatgpt: SimulatedChatGPT, base_url: str, clock: ManualClock
+) -> None:
+    """Nothing is asked for before it is tried again, so nothing is done sooner either; with room there all goes on."""
+    chatgpt.alice.add_conversation("Large", [("Tell me all.", "All. " * 400_000)])
+    with small_disk(tmp_path / "disk", size_mib=6) as disk:
+        ballast = disk / "ballast"
+        async with open_house(disk, chatgpt, base_url, clock) as house:
+            await introduce(house)
+            ballast.write_bytes(b"x" * 4_400_000)
+            this = await advance(house)
+            told = await status(house.client)
+            assert standing(told) == ("paused", this.waits_for, iso(NOON + 10 * MINUTE))
+            assert this.waits_for in {"storage_full", "storage_failed"}
+            assert told["plan"]["finishes_at"] == told["resumes_at"]
+            ballast.unlink()
+            clock.move(seconds=600)
+            assert (await status(house.client))["state"] == "running"
+            await advance(house)
+            assert (await status(house.client))["state"] == "idle"
+
+
+async def test_a_pass_that_nobody_goes_on_with_is_not_told(
+    tmp_path: Path, chatgpt: SimulatedChatGPT, base_url: str, clock: ManualClock
+) -> None:
+    """Where sync is off and what was asked for has ended for want of a token, a new token begins nothing by itself."""
+    chatgpt.alice.many(60)
+    async with open_house(tmp_path, chatgpt, base_url, clock, sync__enabled="false") as house:
+        await introduce(house)
+        await advance(house)
+        told = await status(house.client)
+        assert standing(told) == ("idle", None, None)
+        assert told["pass"] is None
+
+
+async def test_a_rest_is_not_in_the_price_of_a_pass(house: House, chatgpt: SimulatedChatGPT) -> None:
+    """To ask for one ends the rest: what is told beforehand reckons with the budget alone."""
+    chatgpt.alice.many(3)
+    await introduce(house)
+    chatgpt.fault(reset=True)
+    await advance(house)
+    outlook = await control_over(house.app, house.clock).sync_outlook(None, is_full=False)
+    assert (await status(house.client))["plan"]["finishes_at"] > iso(NOON)
+    assert outlook["plan"]["finishes_at"] == iso(NOON)
 
 
 async def test_a_token_that_upstream_refuses_pauses(house: House, chatgpt: SimulatedChatGPT) -> None:
@@ -210,7 +259,7 @@ async def test_what_is_set_aside_is_named(house: House, chatgpt: SimulatedChatGP
     backlog = house.mirror.of(chatgpt.alice.user_id).backlog
     for conversation in chatgpt.alice.conversations[:22]:
         for _ in range(3):
-            await backlog.failed(conversation.id, "upstream_broken")
+            await backlog.note_failure(conversation.id, "upstream_broken")
     told = await status(house.client)
     newest = chatgpt.alice.conversations[0]
     assert told["set_aside"][0] == {"id": newest.id, "title": newest.title, "reason": "upstream_broken"}
@@ -226,7 +275,7 @@ async def test_what_is_known_is_the_sum_of_the_rest(house: House, chatgpt: Simul
     await advance(house)
     mirror = house.mirror.of(chatgpt.alice.user_id)
     for _ in range(3):
-        await mirror.backlog.failed(broken.id, "upstream_broken")
+        await mirror.backlog.note_failure(broken.id, "upstream_broken")
     chatgpt.alice.add_conversation("New", [("A", "B")])
     await house.app[SYNC].start(chatgpt.alice.user_id)
     chatgpt.fault("conversation/*", reset=True)
@@ -318,7 +367,7 @@ async def test_a_pass_that_is_asked_for_begins(house: House, chatgpt: SimulatedC
     assert answer.json.keys() == (await house.client.get("/sync")).json.keys()
     await advance(house)
     told = await status(house.client)
-    assert (told["state"], told["last_pass"]["fetched"], told["last_pass"]["requests"]) == ("idle", 1, 2)
+    assert (told["conversations"]["current"], told["last_pass"]["fetched"], told["last_pass"]["requests"]) == (1, 1, 2)
 
 
 async def test_a_full_pass_finds_what_is_gone(house: House, chatgpt: SimulatedChatGPT, clock: ManualClock) -> None:
@@ -326,7 +375,7 @@ async def test_a_full_pass_finds_what_is_gone(house: House, chatgpt: SimulatedCh
     gone, broken, *_ = chatgpt.alice.many(3)
     await introduce(house)
     for _ in range(3):
-        await house.mirror.of(chatgpt.alice.user_id).backlog.failed(broken.id, "upstream_broken")
+        await house.mirror.of(chatgpt.alice.user_id).backlog.note_failure(broken.id, "upstream_broken")
     await advance(house)
     gone.delete()
     clock.move(seconds=60)

@@ -124,7 +124,7 @@ async def test_a_prompt_in_the_middle_begins_a_branch(here: AccountMirror) -> No
 async def test_an_ask_in_a_conversation_that_is_only_listed_does_not_make_it_whole(alice: AccountMirror) -> None:
     """What was said before is still to be fetched."""
     listed = ListedConversation("c", "C", NOON, NOON)
-    await alice.listings.take(ListPage((listed,), is_last=True), since=None)
+    await alice.listings.take(ListPage((listed,), is_last=True), since=0)
     await begin(alice, conversation_id="c", parent_id="n9")
     await end(alice, AskState.ANSWERED, answer("Because."), conversation_id="c")
     with pytest.raises(NotFetched):
@@ -196,7 +196,7 @@ async def test_a_title_given_here_waits_to_be_pushed(alice: AccountMirror, *, is
     await begin(alice, title="Mine")
     if is_listed:
         listed = ListedConversation("c", "New chat", NOON, NOON + SECOND)
-        await alice.listings.take(ListPage((listed,), is_last=True), since=None)
+        await alice.listings.take(ListPage((listed,), is_last=True), since=0)
     await end(alice, AskState.ANSWERED, answer("Because."), conversation_id="c", title="Causes")
     assert await alice.conversations.pending_titles() == [("c", "Mine")]
     assert await words(alice, "c") == ["Why?", "Because."]
@@ -297,7 +297,7 @@ async def test_a_draft_is_adopted_when_its_prompt_turns_up_upstream(
     await end(alice, AskState.UNCERTAIN)
     if is_listed:
         listed = ListedConversation("c", "New chat", NOON, NOON + SECOND)
-        await alice.listings.take(ListPage((listed,), is_last=True), since=None)
+        await alice.listings.take(ListPage((listed,), is_last=True), since=0)
     await alice.conversations.save_whole(upstreams("Because."))
     assert await names(alice) == ["c"]
     assert await words(alice, "c") == ["Why?", "Because."]

@@ -24,7 +24,7 @@ async def list_it(mirror: AccountMirror, name: str = "c", *, at: int | None = 0,
     """Upstream's list names it, updated so many µs after noon."""
     time = None if at is None else NOON + at
     item = ListedConversation(name, name.upper(), None, time, **members)  # type: ignore[arg-type]  # as the call says
-    await mirror.listings.take(ListPage((item,), is_last=True), since=None)
+    await mirror.listings.take(ListPage((item,), is_last=True), since=0)
 
 
 async def fetch_it(mirror: AccountMirror, name: str = "c", *, at: int | None = 0, listed: int | None = None) -> None:
@@ -36,7 +36,7 @@ async def fetch_it(mirror: AccountMirror, name: str = "c", *, at: int | None = 0
 async def fail(mirror: AccountMirror, times: int, name: str = "c") -> None:
     """It could not be fetched so often."""
     for _ in range(times):
-        await mirror.backlog.failed(name, "upstream_broken")
+        await mirror.backlog.note_failure(name, "upstream_broken")
 
 
 async def ask_in(mirror: AccountMirror, name: str | None) -> None:
@@ -125,7 +125,7 @@ async def buried(mirror: AccountMirror) -> None:
 async def gone(mirror: AccountMirror) -> None:
     """Deleted there."""
     await list_it(mirror)
-    await mirror.backlog.gone("c", "conversation_deleted")
+    await mirror.backlog.mark_gone("c", "conversation_deleted")
 
 
 async def failed_twice(mirror: AccountMirror) -> None:
@@ -167,7 +167,7 @@ async def given_another_chance(mirror: AccountMirror) -> None:
 async def gone_and_back(mirror: AccountMirror) -> None:
     """Upstream's list names it again, updated since: somebody restored it there."""
     await fetch_it(mirror)
-    await mirror.backlog.gone("c", "conversation_deleted")
+    await mirror.backlog.mark_gone("c", "conversation_deleted")
     await list_it(mirror, at=SECOND)
 
 
@@ -208,7 +208,7 @@ async def test_the_counts_tell_the_kinds_apart(alice: AccountMirror) -> None:
         await list_it(alice, name)
     await fetch_it(alice, "current")
     await fetch_it(alice, "other")
-    await alice.backlog.gone("gone", "conversation_deleted")
+    await alice.backlog.mark_gone("gone", "conversation_deleted")
     await fail(alice, 3, "aside")
     await alice.deletions.bury("buried")
     assert await alice.backlog.counts() == Counts(known=5, current=2, stale=1, missing_upstream=1, set_aside=1)
@@ -235,7 +235,8 @@ async def test_the_newest_update_comes_first(alice: AccountMirror) -> None:
     assert await alice.backlog.stale(limit=9) == ["new", "middle", "old", "untimed"]
     assert await alice.backlog.stale(limit=1) == ["new"]
     assert await alice.backlog.stale(limit=9, besides=["new", "old"]) == ["middle", "untimed"]
-    assert await alice.backlog.stale(limit=9, among=["old", "elsewhere"]) == ["old"]
+    assert await alice.backlog.stale_among(["old", "elsewhere", "middle"]) == ["middle", "old"]
+    assert await alice.backlog.stale_among(["old", "middle"], besides=["middle"]) == ["old"]
 
 
 async def test_what_failed_before_comes_after_what_did_not(alice: AccountMirror) -> None:
@@ -274,7 +275,7 @@ async def test_nobody_sees_anothers_backlog(alice: AccountMirror, bob: AccountMi
     for mirror in (alice, bob):
         await list_it(mirror)
     await fail(alice, 3)
-    await alice.backlog.gone("c", "conversation_deleted")
+    await alice.backlog.mark_gone("c", "conversation_deleted")
     await alice.backlog.try_again()
     assert (await bob.backlog.stale(limit=9), (await bob.backlog.counts()).stale) == (["c"], 1)
 
@@ -285,10 +286,10 @@ async def test_nobody_sees_anothers_backlog(alice: AccountMirror, bob: AccountMi
 async def test_the_third_failure_sets_aside(alice: AccountMirror) -> None:
     """It says so once, and the reason that is told is the last one."""
     await list_it(alice)
-    assert not await alice.backlog.failed("c", "upstream_slow")
-    assert not await alice.backlog.failed("c", "upstream_slow")
-    assert await alice.backlog.failed("c", "upstream_broken")
-    assert not await alice.backlog.failed("c", "upstream_broken")
+    assert not await alice.backlog.note_failure("c", "upstream_slow")
+    assert not await alice.backlog.note_failure("c", "upstream_slow")
+    assert await alice.backlog.note_failure("c", "upstream_broken")
+    assert not await alice.backlog.note_failure("c", "upstream_broken")
     assert await alice.backlog.set_aside(limit=9) == [SetAside("c", "C", "upstream_broken")]
 
 
@@ -319,7 +320,7 @@ async def test_what_is_gone_upstream_stays_readable(alice: AccountMirror) -> Non
     """Marked, with every word of it."""
     await fetch_it(alice)
     before = (await alice.conversations.messages_json("c")).body
-    await alice.backlog.gone("c", "conversation_deleted")
+    await alice.backlog.mark_gone("c", "conversation_deleted")
     assert (await alice.conversations.messages_json("c")).body == before
     assert (await alice.conversations.get("c")).is_deleted_upstream
 
@@ -327,7 +328,7 @@ async def test_what_is_gone_upstream_stays_readable(alice: AccountMirror) -> Non
 async def test_what_lives_here_only_cannot_be_gone_upstream(mirror: Mirror, alice: AccountMirror) -> None:
     """Upstream never had it."""
     await ask_in(alice, None)
-    await alice.backlog.gone("c", "conversation_not_found")
+    await alice.backlog.mark_gone("c", "conversation_not_found")
     assert rows(mirror.path, "select is_deleted_upstream from conversation") == [(0,)]
 
 
@@ -336,7 +337,7 @@ async def test_what_a_list_names_for_ever_although_it_is_gone_is_not_asked_for_e
     for asked in range(1, 5):
         await list_it(alice)
         assert len(await alice.backlog.stale(limit=9)) == (asked <= 3)
-        await alice.backlog.gone("c", "conversation_deleted")
+        await alice.backlog.mark_gone("c", "conversation_deleted")
 
 
 # ------------------------------------------------------------------------------------------------------------ unseen
@@ -353,7 +354,7 @@ async def test_a_sweep_asks_for_what_neither_list_nor_fetch_has_shown_since(
     since = clock.now()
     await list_it(alice, "listed")
     await fetch_it(alice, "fetched")
-    await alice.backlog.gone("gone", "conversation_deleted")
+    await alice.backlog.mark_gone("gone", "conversation_deleted")
     await alice.deletions.bury("buried")
     await fail(alice, 3, "aside")
     assert await alice.backlog.unseen(since=since, limit=-1) == ["b", "a"]
@@ -362,27 +363,25 @@ async def test_a_sweep_asks_for_what_neither_list_nor_fetch_has_shown_since(
 
 
 @pytest.mark.parametrize(
-    ("is_archive_listed", "are_projects_listed", "expected"),
+    ("absent", "expected"),
     [
-        (True, True, ["archived", "gpt", "plain", "project"]),
-        (False, True, ["gpt", "plain", "project"]),
-        (True, False, ["archived", "gpt", "plain"]),
-        (False, False, ["gpt", "plain"]),
+        ([], ["archived", "gpt", "other", "plain", "project"]),
+        (["archived"], ["gpt", "other", "plain", "project"]),
+        (["g-p-1"], ["archived", "gpt", "other", "plain"]),
+        (["projects"], ["archived", "gpt", "plain"]),
+        (["archived", "projects"], ["gpt", "plain"]),
     ],
 )
 async def test_nothing_follows_from_lists_that_upstream_does_not_have(
-    alice: AccountMirror, clock: ManualClock, expected: list[str], *, is_archive_listed: bool, are_projects_listed: bool
+    alice: AccountMirror, clock: ManualClock, absent: list[str], expected: list[str]
 ) -> None:
     """Archived conversations, and those in projects, stand in no other list; those held with a GPT do."""
     await list_it(alice, "plain")
     await list_it(alice, "archived", is_archived=True)
     await list_it(alice, "project", project="g-p-1")
+    await list_it(alice, "other", project="g-p-2")
     await list_it(alice, "gpt", project="g-1")
     clock.move(seconds=60)
-    unseen = await alice.backlog.unseen(
-        since=clock.now(),
-        limit=-1,
-        is_archive_listed=is_archive_listed,
-        are_projects_listed=are_projects_listed,
-    )
+    unseen = await alice.backlog.unseen(since=clock.now(), limit=-1, absent=absent)
     assert sorted(unseen) == expected
+    assert await alice.backlog.list_of("other") == "g-p-2"

@@ -26,7 +26,7 @@ def listed(name: str, *, at: int | None = 0, **members: Any) -> ListedConversati
 
 async def save_page(mirror: AccountMirror, *items: ListedConversation, is_last: bool = True) -> None:
     """Take in the first page of upstream's list."""
-    await mirror.listings.take(ListPage(items, is_last=is_last), since=None)
+    await mirror.listings.take(ListPage(items, is_last=is_last), since=0)
 
 
 async def names(mirror: AccountMirror, query: ListQuery | None = None) -> list[str]:
@@ -235,7 +235,7 @@ async def test_a_conversation_that_upstream_lists_again_is_no_longer_missing_the
 ) -> None:
     """What is in its list is not deleted there."""
     await save_page(alice, listed("c"))
-    await alice.backlog.gone("c", "conversation_deleted")
+    await alice.backlog.mark_gone("c", "conversation_deleted")
     assert await names(alice) == []
     await save_page(alice, listed("c"))
     assert await names(alice) == ["c"]

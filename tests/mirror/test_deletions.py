@@ -39,7 +39,7 @@ async def save_page(mirror: AccountMirror, *names: str, at: int = 0) -> None:
     """Upstream's list, read so many seconds after noon."""
     time = NOON + at * SECOND
     items = tuple(ListedConversation(name, f"Title of {name}", time, time) for name in names)
-    await mirror.listings.take(ListPage(items, is_last=True), since=None)
+    await mirror.listings.take(ListPage(items, is_last=True), since=0)
 
 
 async def entries(mirror: AccountMirror, query: ListQuery = EVERYTHING) -> dict[str, dict[str, Any]]:
@@ -317,3 +317,41 @@ async def test_what_is_deleted_is_wiped_from_the_start(mirror: Mirror) -> None:
     """SQLite overwrites it with zeros, whatever it was built to do."""
     (wiping,) = await mirror._database._writer.execute_fetchall("pragma secure_delete")
     assert wiping[0] == 1
+
+
+# --------------------------------------------------------------------------------------------------------------- drafts
+
+
+async def bury_draft(mirror: AccountMirror) -> None:
+    """Delete a conversation that was begun here, of which nobody knows whether its prompt `n0` got through."""
+    question = Question("n0", CANARY, None, None, None)
+    await mirror.asks.begin(
+        "ask", question, draft_id="draft", title=CANARY, idempotency_digest=b"key", request_digest=b"request"
+    )
+    await mirror.asks.end("ask", AskState.UNCERTAIN, (), conversation_id=None, title=None)
+    await mirror.deletions.bury("draft")
+
+
+@pytest.mark.parametrize("is_purged", [False, True], ids=["deleted", "purged"])
+async def test_a_deleted_draft_that_turns_up_upstream_stays_deleted(
+    mirror: Mirror, alice: AccountMirror, *, is_purged: bool
+) -> None:
+    """Its prompt did get through: under upstream's id it is deleted as well, however often that is listed or shown."""
+    await bury_draft(alice)
+    if is_purged:
+        assert await mirror.purge_deleted(before=LATER) == 1
+    for seconds in (0, 60):
+        await save_page(alice, "theirs", at=seconds)
+        await save(alice, "theirs", CANARY, update_time=NOON / SECOND + seconds)
+        assert await alice.conversations.standing("theirs") is Standing.DELETED
+        assert await entries(alice, ListQuery()) == {}
+    assert rows(mirror.path, "select count(*) from node where conversation = 'theirs'") == [(0,)]
+
+
+async def test_a_purged_draft_keeps_nothing_but_the_id_of_its_prompt(mirror: Mirror, alice: AccountMirror) -> None:
+    """By which it is known, should it turn up upstream; the client's key and request are gone."""
+    await bury_draft(alice)
+    await mirror.purge_deleted(before=LATER)
+    asks = rows(mirror.path, "select prompt_node, idempotency_digest, request_digest from ask")
+    assert asks == [("n0", None, b"")]
+    assert CANARY.encode() not in bytes_of(mirror)

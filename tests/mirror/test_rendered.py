@@ -142,7 +142,7 @@ async def _read(mirror: AccountMirror) -> None:
 async def test_a_second_read_is_the_same_answer(alice: AccountMirror) -> None:
     """Nothing is rendered twice while nothing changes."""
     await alice.conversations.save_whole(conversation(message(), conversation_id="c"))
-    await alice.listings.take(ListPage((), is_last=True), since=None)
+    await alice.listings.take(ListPage((), is_last=True), since=0)
     assert await alice.conversations.messages_json("c") is await alice.conversations.messages_json("c")
     assert await alice.conversations.whole_json("c") is await alice.conversations.whole_json("c")
     assert await alice.conversations.list_json(ListQuery()) is await alice.conversations.list_json(ListQuery())
@@ -151,7 +151,7 @@ async def test_a_second_read_is_the_same_answer(alice: AccountMirror) -> None:
 async def test_an_edit_is_seen_in_every_view(mirror: Mirror, alice: AccountMirror) -> None:
     """Messages, the whole conversation and lists all know at once."""
     await alice.conversations.save_whole(conversation(message(), conversation_id="c"))
-    await alice.listings.take(ListPage((), is_last=True), since=None)
+    await alice.listings.take(ListPage((), is_last=True), since=0)
     await alice.conversations.whole_json("c")
     await alice.conversations.list_json(ListQuery())
     await mirror.of("alice").conversations.edit("c", title="Another")

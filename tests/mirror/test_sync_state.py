@@ -5,11 +5,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from chatgpt_rest.clock import HOUR
+from chatgpt_rest.clock import DAY, HOUR, SECOND
 from chatgpt_rest.errors import UpstreamBroken, UpstreamRefusedToken
+from chatgpt_rest.listing import PROJECTS
 from chatgpt_rest.mirror import AccountMirror, LastError, SyncState
+from chatgpt_rest.model import Conversation, ListedConversation, ListPage
 from tests.house import NOON, ManualClock
 from tests.mirrors import opening
+from tests.rows import rows
 
 
 async def test_of_an_account_without_history_nothing_is_known(alice: AccountMirror) -> None:
@@ -27,12 +30,67 @@ async def test_a_sweep_is_known_by_when_it_began(alice: AccountMirror) -> None:
     assert await alice.sync.load() == SyncState(swept_at=NOON)
 
 
-async def test_a_sweep_that_somebody_asked_for_meanwhile_goes_on(alice: AccountMirror) -> None:
-    """The end of the one before is not its own."""
+async def test_a_sweep_under_way_is_not_begun_anew(alice: AccountMirror) -> None:
+    """Who asks for one every hour would never see its end."""
     await alice.sync.begin_sweep(NOON)
+    await alice.sync.begin_sweep(NOON + HOUR)
+    assert (await alice.sync.load()).sweep_began_at == NOON
+
+
+async def test_the_end_of_a_sweep_does_not_end_the_next_one(alice: AccountMirror) -> None:
+    """It was begun while the end of the one before was found out."""
     await alice.sync.begin_sweep(NOON + HOUR)
     await alice.sync.end_sweep(NOON)
     assert await alice.sync.load() == SyncState(sweep_began_at=NOON + HOUR, swept_at=NOON)
+
+
+async def test_a_sweep_that_was_misled_found_out_nothing(alice: AccountMirror) -> None:
+    """The one before stays the last, and the next waits."""
+    await alice.sync.begin_sweep(NOON)
+    await alice.sync.end_sweep(NOON)
+    await alice.sync.begin_sweep(NOON + HOUR)
+    await alice.sync.abandon_sweep(NOON + HOUR, not_before=NOON + DAY)
+    assert await alice.sync.load() == SyncState(swept_at=NOON, sweep_not_before=NOON + DAY)
+
+
+async def test_a_try_that_is_granted_keeps_the_count_of_failures(alice: AccountMirror) -> None:
+    """The pause after it goes on growing."""
+    await alice.sync.rest(until=NOON + HOUR)
+    await alice.sync.grant()
+    assert await alice.sync.load() == SyncState(failures=1)
+
+
+async def test_what_a_clock_dated_into_the_future_happened_now(tmp_path: Path, clock: ManualClock) -> None:
+    """Sync would else wait for that time to come, or hold every reading for too old."""
+    clock.move(seconds=400 * DAY // SECOND)
+    async with opening(tmp_path, clock) as opened:
+        alice = opened.of("alice")
+        await alice.sync.begin_sweep(clock.now())
+        await alice.sync.rest(until=clock.now() + HOUR)
+        await alice.listings.mark_absent(PROJECTS, until=clock.now() + DAY)
+        await alice.listings.take(ListPage((), is_last=True), since=0)
+    clock.move(seconds=-400 * DAY // SECOND)
+    async with opening(tmp_path, clock) as opened:
+        alice = opened.of("alice")
+        state, (plain, _, projects) = await alice.sync.load(), await alice.listings.all()
+    assert (state.sweep_began_at, plain.read_at, plain.swept_at) == (NOON, NOON, NOON)
+    assert (state.rests_until, projects.absent_until) == (NOON + 2 * HOUR, NOON + DAY)
+
+
+async def test_a_process_that_ended_in_mid_fetch_counts_a_failure(tmp_path: Path, clock: ManualClock) -> None:
+    """It may have died of it. Not so where the conversation came."""
+    for _ in range(2):
+        async with opening(tmp_path, clock) as opened:
+            alice = opened.of("alice")
+            await alice.listings.take(ListPage((ListedConversation("c", "C", NOON, NOON),), is_last=True), since=0)
+            await alice.sync.tries("c")
+    assert rows(tmp_path / "mirror.sqlite", "select failures, failure from conversation") == [(1, "interrupted")]
+    async with opening(tmp_path, clock) as opened:
+        await opened.of("alice").conversations.save_whole(Conversation("c", "C", NOON, NOON, None, {}))
+        await opened.of("alice").sync.tries("c")
+    async with opening(tmp_path, clock):
+        pass
+    assert rows(tmp_path / "mirror.sqlite", "select failures from conversation") == [(0,)]
 
 
 async def test_failures_in_a_row_are_counted_until_upstream_answers(alice: AccountMirror) -> None:
