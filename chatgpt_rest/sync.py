@@ -259,7 +259,9 @@ class Sync:
         elif not is_probe:
             desk.suspects[key] = (job, error.code)
             desk.tried.add(key)
-            if not failures and len(desk.suspects) < _IN_A_ROW:
+            # Where nothing else is left to fetch, nothing would tell, and each interval would cost another try.
+            may_be_told = isinstance(job, ReadPage) or await mirror.backlog.probe(besides=desk.suspects)
+            if may_be_told and not failures and len(desk.suspects) < _IN_A_ROW:
                 return True
         desk.rests_for_conversations = isinstance(job, FetchOne)
         pause = (error.retry_after_seconds or 0) * SECOND

@@ -148,7 +148,8 @@ async def resume(connection: aiosqlite.Connection, *, now: int) -> None:
     """Put right what an earlier process left, in every account; to be called once, before anything is asked for.
 
     A conversation that is stale although it was being fetched counts a failure: the process may have died of it, and
-    would again. And what a clock that was ahead dated into the future happened now, or sync would wait for it to come.
+    would again. And what a clock that was ahead dated into the future happened just now, or sync would wait for that to
+    come; a sweep under way begins after it, as nobody knows what of it came before.
     """
     await connection.execute(
         """
@@ -166,7 +167,8 @@ async def resume(connection: aiosqlite.Connection, *, now: int) -> None:
     )
     rows = await connection.execute_fetchall(
         """
-        update listing set read_at = min(read_at, :now), swept_at = min(swept_at, :now), begun_at = min(begun_at, :now),
+        update listing set read_at = min(read_at, :now - 1), swept_at = min(swept_at, :now - 1),
+                           begun_at = iif(begun_at > :now, null, begun_at),
                            absent_until = min(absent_until, :now + :longest_absence)
         where max(coalesce(read_at, 0), coalesce(swept_at, 0), coalesce(begun_at, 0)) > :now
            or absent_until > :now + :longest_absence
@@ -177,7 +179,7 @@ async def resume(connection: aiosqlite.Connection, *, now: int) -> None:
     if list(rows):
         await connection.execute(
             """
-            update conversation set listed_at = min(listed_at, :now), fetched_at = min(fetched_at, :now)
+            update conversation set listed_at = min(listed_at, :now - 1), fetched_at = min(fetched_at, :now - 1)
             where listed_at > :now or fetched_at > :now
             """,
             {"now": now},

@@ -73,7 +73,7 @@ async def test_what_a_clock_dated_into_the_future_happened_now(tmp_path: Path, c
     async with opening(tmp_path, clock) as opened:
         alice = opened.of("alice")
         state, (plain, _, projects) = await alice.sync.load(), await alice.listings.all()
-    assert (state.sweep_began_at, plain.read_at, plain.swept_at) == (NOON, NOON, NOON)
+    assert (state.sweep_began_at, plain.read_at, plain.swept_at) == (NOON, NOON - 1, NOON - 1)
     assert (state.rests_until, projects.absent_until) == (NOON + 2 * HOUR, NOON + DAY)
 
 
