@@ -27,12 +27,13 @@ demo: $(BUILT)  ## the server with a simulated ChatGPT behind it, nothing to con
 run: $(BUILT)  ## the real server, as config.toml says
 	@$(PY) server.py
 
+# -X dev without its slow memory hooks: nothing here is written in C.
 test: $(BUILT)  ## every test, with coverage
-	@$(PY) -X dev -m pytest --cov --cov-report=term
+	@PYTHONMALLOC=pymalloc $(PY) -X dev -m pytest --cov --cov-report=term
 
 soak: $(BUILT)  ## what is generated, fifteen times as long: the budget, merging, ChatGPT's JSON, syncs
 	@$(PY) -X dev -m pytest -q --hypothesis-profile=soak tests/test_budget.py tests/test_merge.py \
-	    tests/test_chatgpt_json.py tests/test_sync_kills.py tests/test_sync_histories.py
+	    tests/test_chatgpt_json.py tests/test_sync_account.py tests/test_sync_histories.py tests/test_sync_kills.py
 
 check: $(BUILT)  ## format, lint, types, import rules
 	@$(PY) -m ruff format --quiet --check $(SOURCES) || { echo "make format would change the files above" >&2; exit 1; }

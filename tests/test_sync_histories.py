@@ -99,8 +99,8 @@ class Watch:
         ]
 
 
-# A whole history takes a third of a second: two thirds of the usual number are 1,000 in `make soak`.
-@settings(max_examples=settings().max_examples * 2 // 3)
+# A whole history takes a third of a second.
+@settings(max_examples=1_000 if settings.get_current_profile_name() == "soak" else 40)
 @given(
     history=histories,
     afterwards=peaceful_histories,

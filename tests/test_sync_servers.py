@@ -252,7 +252,7 @@ async def test_dozens_of_projects_are_read_less_often_each(frugal: House, chatgp
 
 async def test_hundreds_of_projects_leave_room_for_conversations(frugal: House, chatgpt: SimulatedChatGPT) -> None:
     """What is stale is here within a day."""
-    for number in range(250):
+    for number in range(120):
         chatgpt.alice.add_project(f"Project {number}")
     chatgpt.alice.many(200)
     await join(frugal)
