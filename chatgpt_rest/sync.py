@@ -231,9 +231,10 @@ class Sync:
     async def _succeed(self, mirror: AccountMirror, desk: Desk, job: Job, *, failures: int) -> None:
         """Upstream does one thing: what does that say of those that failed before?"""
         is_telling = isinstance(job, FetchOne)  # that lists are served says nothing of conversations
-        if failures and (is_telling or not desk.rests_for_conversations):
-            await mirror.sync.wake()
+        if is_telling or not desk.rests_for_conversations:
             desk.rests_for_conversations = False
+            if failures:
+                await mirror.sync.wake()
         for key, (suspect, reason) in list(desk.suspects.items()):
             if is_telling or isinstance(suspect, ReadPage):
                 del desk.suspects[key]
