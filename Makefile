@@ -27,9 +27,9 @@ demo: $(BUILT)  ## the server with a simulated ChatGPT behind it, nothing to con
 run: $(BUILT)  ## the real server, as config.toml says
 	@$(PY) server.py
 
-# -X dev without its slow memory hooks: nothing here is written in C.
+# -X dev without its slow memory hooks: nothing here is written in C. A process a core: each test has its own folder and ports.
 test: $(BUILT)  ## every test, with coverage
-	@PYTHONMALLOC=pymalloc $(PY) -X dev -m pytest --cov --cov-report=term
+	@PYTHONMALLOC=pymalloc $(PY) -X dev -m pytest -n auto --dist worksteal --cov --cov-report=term
 
 soak: $(BUILT)  ## what is generated, fifteen times as long: the budget, merging, ChatGPT's JSON, syncs
 	@$(PY) -X dev -m pytest -q --hypothesis-profile=soak tests/test_budget.py tests/test_merge.py \

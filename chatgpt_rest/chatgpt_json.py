@@ -69,6 +69,11 @@ def dump(value: object) -> bytes:
         raise ValueError("it is nested too deep") from None
 
 
+def printable(text: str | None) -> str | None:
+    """`text` as SQLite can hold it: a lone surrogate, which is no character, becomes U+FFFD. The raw JSON keeps it."""
+    return None if text is None else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def is_too_deep(value: object) -> bool:
     """Whether `value` is nested so deep that what reads or writes it later could run out of stack."""
     level: list[object] = [value]

@@ -111,6 +111,19 @@ class SyncConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ArchiveConfig:
+    """`[archive]`: the bounds of what an import takes in."""
+
+    max_upload_bytes: Positive
+    max_entries: Positive
+    max_unpacked_bytes: Positive
+    max_ratio: Positive
+    max_nested: Annotated[int, Meta(ge=0, le=8)]
+    max_conversation_bytes: Annotated[int, Meta(ge=65_536, le=128 * 1024 * 1024)]
+    max_asset_bytes: Positive
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LogConfig:
     """`[log]`: what is written to standard error."""
 
@@ -127,6 +140,7 @@ class Config:
     rate_limit: RateLimitConfig
     auth: AuthConfig
     sync: SyncConfig
+    archive: ArchiveConfig
     log: LogConfig
     file: Path
     access_token: Secret | None
@@ -147,6 +161,16 @@ class Config:
         return self.mirror.path.with_name("control.sock")
 
     @property
+    def assets_folder(self) -> Path:
+        """Where the bytes of assets lie: beside the database, and nowhere that a web server would look."""
+        return self.mirror.path.with_name("assets")
+
+    @property
+    def work_folder(self) -> Path:
+        """Where uploads and unpacked archives lie while they are needed: on the disk that has room for the mirror."""
+        return self.mirror.path.with_name("work")
+
+    @property
     def allowed_hosts(self) -> frozenset[str]:
         """The names, lower case and with no port, that a Host header may carry beside the address connected to."""
         public = URL(self.server.public_url).host if self.server.public_url else None
@@ -154,7 +178,7 @@ class Config:
         return frozenset(name.lower() for name in names)
 
 
-_SECTIONS: Final = ("server", "mirror", "upstream", "rate_limit", "auth", "sync", "log")
+_SECTIONS: Final = ("server", "mirror", "upstream", "rate_limit", "auth", "sync", "archive", "log")
 _LONGEST_SHOWN: Final = 80  # of a wrong value, in characters: enough to know it again
 
 

@@ -246,7 +246,7 @@ class Conversations:
                 {
                     "account": self.account,
                     "id": conversation_id,
-                    "title": trees.printable(title),
+                    "title": chatgpt_json.printable(title),
                     "is_pending": is_pending,
                     "is_archived": is_archived,
                 },
@@ -257,7 +257,7 @@ class Conversations:
         async with self._changing(conversation_id) as connection:
             await connection.execute(
                 "update conversation set is_title_pending = 0 where account = ? and id = ? and title = ?",
-                (self.account, conversation_id, trees.printable(title)),
+                (self.account, conversation_id, chatgpt_json.printable(title)),
             )
 
     # ---------------------------------------------------------------------------------------------------- helpers

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import aiosqlite
 import msgspec
 
+from chatgpt_rest import chatgpt_json
 from chatgpt_rest.clock import Clock
 from chatgpt_rest.listing import (
     ARCHIVED,
@@ -117,7 +118,7 @@ class Listings:
                 insert into listing (account, list, name) values (?, ?, ?)
                 on conflict (account, list) do update set name = excluded.name
                 """,
-                [(self.account, project.id, trees.printable(project.name)) for project in page.projects],
+                [(self.account, project.id, chatgpt_json.printable(project.name)) for project in page.projects],
             )
             known = await self._known(connection, PROJECTS)
             await self._put(connection, known, advance_projects(listing, page))
@@ -267,12 +268,12 @@ class Listings:
                 (
                     self.account,
                     theirs.id,
-                    trees.printable(merged.title),
+                    chatgpt_json.printable(merged.title),
                     merged.create_time,
                     merged.update_time,
                     merged.is_archived,
                     merged.is_starred,
-                    trees.printable(merged.project),
+                    chatgpt_json.printable(merged.project),
                     theirs.update_time if theirs.update_time is not None else _proven(time, before.get(theirs.id)),
                     now,
                 )

@@ -9,6 +9,7 @@ import aiosqlite
 import msgspec
 
 from chatgpt_rest import chatgpt_json
+from chatgpt_rest.chatgpt_json import printable
 from chatgpt_rest.model import Completeness, Conversation, ListedConversation, Node, Shape
 
 
@@ -111,11 +112,6 @@ def listed(row: Sequence[object]) -> ListedConversation:
         is_starred=bool(is_starred),
         project=None if project is None else str(project),
     )
-
-
-def printable(text: str | None) -> str | None:
-    """`text` as SQLite can hold it: a lone surrogate, which is no character, becomes U+FFFD. The raw JSON keeps it."""
-    return None if text is None else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 async def _load_nodes(connection: aiosqlite.Connection, account: str, conversation_id: str) -> Mapping[str, Node]:
