@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Run every benchmark and print a table. Figures of reading are CPU time of the server's process and ratios to a limit
-that ran in turn with it: on a noisy machine wall-clock rates scatter by a factor of two, these do not.
+"""Run every benchmark and print a table: `python -m bench`, or only importing, of so many MB: `python -m bench importing
+2000`. Figures of reading are CPU time of the server's process and ratios to a limit that ran in turn with it: on a
+noisy machine wall-clock rates scatter by a factor of two, these do not.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import statistics
+import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -18,7 +20,7 @@ import aiohttp
 from rich.console import Console
 from rich.table import Table
 
-from bench import syncing
+from bench import importing, syncing
 from bench.load import send
 from bench.processes import LOADING, cpu_seconds, serving, serving_bare
 from chatgpt_rest.upstream.simulated import SimulatedChatGPT
@@ -39,10 +41,21 @@ class Case:
     body: bytes
 
 
-def main() -> None:
+def main(only: str | None = None, size_mb: str = "2000") -> None:
     """Measure and report."""
     console = Console(width=110)
     with tempfile.TemporaryDirectory() as folder:
+        archives = Table(f"import of {int(size_mb):,} MB", "figure", "beside", "ratio")
+        with console.status("") as status:
+            rows = importing.measure(
+                Path(folder), lambda what: status.update(f"measuring: {what}"), size_bytes=int(size_mb) * 1_000_000
+            )
+            for row in asyncio.run(rows):
+                archives.add_row(*row)
+        console.print(archives)
+        console.print("MB of JSON, unpacked; both processes on all cores, one after the other with SQLite alone.")
+        if only == "importing":
+            return
         reading = Table("reading from the mirror", "bytes", "bare aiohttp µs", "this server µs", "ratio (min…max)")
         for row in asyncio.run(_reading(Path(folder), console)):
             reading.add_row(*row)
@@ -151,4 +164,4 @@ def _seconds(start: Any) -> float:
 
 if __name__ == "__main__":
     os.sched_setaffinity(0, LOADING)
-    main()
+    main(*sys.argv[1:])

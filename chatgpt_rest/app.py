@@ -16,6 +16,8 @@ from typing import Final
 from aiohttp import web
 
 from chatgpt_rest.api.routes import API
+from chatgpt_rest.archive.jobs import Jobs
+from chatgpt_rest.archive.spool import make_work_folder
 from chatgpt_rest.ask import Asking
 from chatgpt_rest.auth import Auth, read_digest_key
 from chatgpt_rest.clock import DAY, Clock
@@ -27,6 +29,7 @@ from chatgpt_rest.context import (
     CONFIG,
     EDITS,
     FETCHES,
+    JOBS,
     MIRROR_OF_ALL,
     ROUTES,
     SYNC,
@@ -53,7 +56,15 @@ log = logging.getLogger(__name__)
 
 
 def build_app(
-    config: Config, *, mirror: Mirror, auth: Auth, fetches: Fetches, sync: Sync, asking: Asking, edits: Edits
+    config: Config,
+    *,
+    mirror: Mirror,
+    auth: Auth,
+    fetches: Fetches,
+    sync: Sync,
+    asking: Asking,
+    edits: Edits,
+    jobs: Jobs,
 ) -> web.Application:
     """The application over services that somebody else opened and will close."""
     app = web.Application(
@@ -68,6 +79,7 @@ def build_app(
     app[SYNC] = sync
     app[ASKING] = asking
     app[EDITS] = edits
+    app[JOBS] = jobs
     routes: dict[object, Route] = {route.handler: route for route in API}
     if len(routes) < len(API):
         raise ValueError("a handler stands under two routes: the middleware could not tell them apart")
@@ -128,7 +140,19 @@ async def running(config: Config, *, clock: Clock, upstream: Upstream | None = N
             sleep=asyncio.sleep,
         )
         stack.push_async_callback(asking.drain, config.server.drain_seconds)
-        yield build_app(config, mirror=mirror, auth=auth, fetches=fetches, sync=sync, asking=asking, edits=edits)
+        await make_work_folder(config.work_folder)
+        jobs = Jobs(mirror, config, clock)
+        stack.push_async_callback(jobs.aclose)
+        yield build_app(
+            config,
+            mirror=mirror,
+            auth=auth,
+            fetches=fetches,
+            sync=sync,
+            asking=asking,
+            edits=edits,
+            jobs=jobs,
+        )
 
 
 async def build_auth(config: Config, mirror: Mirror, upstream: Upstream, clock: Clock) -> Auth:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from chatgpt_rest import branches
+from chatgpt_rest import branches, chatgpt_nodes
 from chatgpt_rest.clock import SECOND, iso
 from chatgpt_rest.model import (
     Completeness,
@@ -32,8 +32,14 @@ ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}", re.ASCII)
 UNTITLED: Final = "New chat"
 """What ChatGPT's own list calls a conversation with no title, or a blank one."""
 
+DELETED_UPSTREAM: Final = "deleted_upstream"
+"""Our own mark on a conversation, `true` where it stands."""
+
+DEEPEST: Final = 100
+"""Levels that a conversation may be nested; ChatGPT's own have about ten."""
+
 # Members of a message that slim exports (since about spring 2026) leave out.
-_FULL_ONLY: Final = ("status", "weight", "recipient", "end_turn")
+_FULL_ONLY: Final = frozenset({"status", "weight", "recipient", "end_turn"})
 _HIDDEN_TYPES: Final = frozenset(
     {
         "user_editable_context",
@@ -48,7 +54,6 @@ _HIDDEN_TYPES: Final = frozenset(
 _VISIBLE_TOOL_TYPES: Final = frozenset({"execution_output", "tether_quote"})
 _LONGEST_CURSOR: Final = 2_000  # characters; upstream's own have about a hundred
 _EPOCH: Final = datetime.fromtimestamp(0, UTC)
-_DEEPEST: Final = 100  # levels; ChatGPT's own messages have about ten
 _LATEST_TIME: Final = 253_402_300_799 * SECOND  # the end of the year 9999, the last one that ISO 8601 can write
 
 
@@ -74,10 +79,12 @@ def printable(text: str | None) -> str | None:
     return None if text is None else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def is_too_deep(value: object) -> bool:
-    """Whether `value` is nested so deep that what reads or writes it later could run out of stack."""
+def is_too_deep(value: object, *, within: int = 0) -> bool:
+    """Whether `value` is nested so deep, itself lying `within` so many levels, that what reads or writes it later could
+    run out of stack.
+    """
     level: list[object] = [value]
-    for _ in range(_DEEPEST):
+    for _ in range(within, DEEPEST):
         level = [
             inner
             for outer in level
@@ -161,9 +168,17 @@ def project_page(value: object, *, cursor: str) -> ProjectPage:
     return ProjectPage(projects, _next_cursor(page, cursor))
 
 
+def is_other_product(value: object) -> str | None:
+    """The product whose export this is an item of, where it is known and not ChatGPT."""
+    return "Claude" if isinstance(value, dict) and "chat_messages" in value and "mapping" not in value else None
+
+
 def conversation(value: object, *, conversation_id: str | None = None) -> Conversation:
     """A whole conversation, of the full or the slim shape. Raises ValueError where it is none, or not the one that was
     asked for.
+
+    What stands in its mapping and is no node at all is kept in the envelope, under `mapping`. The marks that our own
+    exports leave are read back.
     """
     if not isinstance(value, dict) or not isinstance(value.get("mapping"), dict):
         raise ValueError("it has no mapping")
@@ -175,18 +190,26 @@ def conversation(value: object, *, conversation_id: str | None = None) -> Conver
     if conversation_id is not None and own_id != conversation_id:
         raise ValueError("it is another conversation than the one asked for")
     listed = _listed({**value, "id": own_id})
+    mapping: dict[str, object] = value["mapping"]
+    kin = chatgpt_nodes.kin(mapping)
+    is_deleted_upstream = value.get(DELETED_UPSTREAM) is True
+    left_out = {"mapping", *((DELETED_UPSTREAM,) if is_deleted_upstream else ())}
+    envelope = {name: dump(member) for name, member in value.items() if name not in left_out}
+    if no_nodes := {key: raw for key, raw in mapping.items() if not isinstance(raw, dict)}:
+        envelope["mapping"] = dump(no_nodes)
     return Conversation(
         id=own_id,
         title=listed.title,
         create_time=listed.create_time,
         update_time=listed.update_time,
         current_node=_str(value.get("current_node")),
-        nodes={key: _tree_node(key, raw) for key, raw in value["mapping"].items()},
-        envelope={key: dump(member) for key, member in value.items() if key != "mapping"},
+        nodes={key: _tree_node(key, _dict(raw), kin.get(key, set())) for key, raw in mapping.items()},
+        envelope=envelope,
         is_archived=listed.is_archived,
         is_starred=listed.is_starred,
         project=listed.project,
         model=_str(value.get("default_model_slug")),
+        is_deleted_upstream=is_deleted_upstream,
     )
 
 
@@ -202,7 +225,7 @@ def node(message: Mapping[str, Any], *, parent: str | None, completeness: Comple
         parent=parent,
         message=dump(message),
         create_time=time_us(message.get("create_time")),
-        shape=_shape(message),
+        shape=shape(message),
         completeness=completeness,
     )
 
@@ -255,25 +278,29 @@ def _listed(item: Mapping[str, Any], *, is_archived: bool = False, project: str 
     )
 
 
-def _tree_node(key: str, raw: object) -> Node:
-    members = raw if isinstance(raw, dict) else {}
+def _tree_node(key: str, members: Mapping[str, Any], kin: Set[str]) -> Node:
     message = members.get("message")
-    children = members.get("children")
+    marks = chatgpt_nodes.marks(members)
     return Node(
         id=key,
-        parent=_str(members.get("parent")),
+        parent=chatgpt_nodes.parent(members.get("parent")),
         message=None if message is None else dump(message),
-        children=tuple(child for child in children if isinstance(child, str)) if isinstance(children, list) else None,
+        children=chatgpt_nodes.children(members.get("children")),
         extra={
-            name: dump(value) for name, value in members.items() if name not in {"id", "message", "parent", "children"}
+            name: dump(value)
+            for name, value in members.items()
+            if name not in marks and not chatgpt_nodes.is_held(name, value, key=key, kin=kin)
         },
         create_time=time_us(message.get("create_time")) if isinstance(message, dict) else None,
-        shape=_shape(message) if isinstance(message, dict) else Shape.FULL,
+        shape=shape(message) if isinstance(message, dict) else Shape.FULL,
+        completeness=chatgpt_nodes.completeness(marks),
+        is_absent_upstream=chatgpt_nodes.ABSENT_UPSTREAM in marks,
     )
 
 
-def _shape(message: Mapping[str, Any]) -> Shape:
-    return Shape.FULL if any(member in message for member in _FULL_ONLY) else Shape.SLIM
+def shape(message: Mapping[str, Any]) -> Shape:
+    """How much of it ChatGPT wrote."""
+    return Shape.SLIM if _FULL_ONLY.isdisjoint(message) else Shape.FULL
 
 
 # ---------------------------------------------------------------------------------------------------------- messages
@@ -447,7 +474,7 @@ def whole(tree: Conversation) -> bytes:
     if "update_time" not in members or time_us(json.loads(members["update_time"])) != tree.update_time:
         members["update_time"] = dump(_seconds(tree.update_time))
     if tree.is_deleted_upstream:
-        members["deleted_upstream"] = b"true"
+        members[DELETED_UPSTREAM] = b"true"
     return _object(members.items())
 
 
@@ -457,10 +484,10 @@ def _whole_node(each: Node, kin: Sequence[str]) -> bytes:
         "message": each.message or b"null",
         "parent": dump(each.parent),
         "children": dump(kin),
-        **each.extra,
+        **{name: value for name, value in each.extra.items() if name not in chatgpt_nodes.HELD},
     }
     if each.completeness is not Completeness.COMPLETE:
-        members["is_partial"] = b"true"
+        members[chatgpt_nodes.PARTIAL] = b"true"
     return _object(members.items())
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -25,6 +26,17 @@ ConfigFile = Annotated[
 ]
 Host = Annotated[str | None, typer.Option(help="Address to listen on.")]
 Port = Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")]
+OneAccount = Annotated[str | None, typer.Option("--account", help="Its id or name, where there are several.")]
+
+
+class Format(StrEnum):
+    """What `export` writes."""
+
+    MARKDOWN = "markdown"
+    HTML = "html"
+    JSON = "json"
+    CHATGPT = "chatgpt"
+
 
 commands: Final = typer.Typer(
     help="Your ChatGPT conversations in a mirror you own, with a REST API on it.",
@@ -116,7 +128,7 @@ def undelete(
     conversations: Annotated[list[str] | None, typer.Argument(metavar="ID", help="Ids of conversations.")] = None,
     *,
     everything: Annotated[bool, typer.Option("--all", help="Bring back everything that can be.")] = False,
-    account: Annotated[str | None, typer.Option(help="Its id or name, where there are several.")] = None,
+    account: OneAccount = None,
     config: ConfigFile = None,
 ) -> None:
     """Bring back what was deleted here, or list what can be. ChatGPT's own copy stays deleted: it is readable here, and
@@ -142,20 +154,86 @@ def sync(
     full: Annotated[bool, typer.Option("--full", help="Read every list to its end: finds what was deleted.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what is stale and what it costs.")] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Go on where the budget is spent or ChatGPT away.")] = False,
-    account: Annotated[str | None, typer.Option(help="Its id or name, where there are several.")] = None,
+    account: OneAccount = None,
     config: ConfigFile = None,
 ) -> None:
     """Bring the mirror up to date now, as far as the budget goes."""
     if dry_run:
         _print_outlook(_call(_load(config), "sync_outlook", account=account, is_full=full))
         return
-    from chatgpt_rest.foreground import run_stoppable, sync_now
+    from chatgpt_rest.foreground import sync_now
 
     launch.start_logging("ERROR")  # of what goes wrong the command tells itself
-    work = sync_now(_load(config), SystemClock(), _out, account=account, is_full=full, waits=wait)
-    stopped_by = launch.run(run_stoppable(work))
-    if stopped_by is not None:
-        raise typer.Exit(128 + stopped_by)  # as shells call a program that this signal has ended
+    _run_stoppable(sync_now(_load(config), SystemClock(), _out, account=account, is_full=full, waits=wait))
+
+
+@commands.command("import")
+def import_exports(
+    exports: Annotated[
+        list[Path], typer.Argument(metavar="EXPORT...", help="ZIPs, folders, conversations.json files.")
+    ],
+    *,
+    account: Annotated[
+        str | None, typer.Option(help="Whose export it is, where it does not say itself: an id or a name.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read everything, write nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the ledger as JSON.")] = False,
+    config: ConfigFile = None,
+) -> None:
+    """Take ChatGPT's official data export into the mirror: all parts of it, in any of its shapes. What is here already
+    is merged; importing a file twice changes nothing.
+    """
+    from chatgpt_rest.importing import import_now
+
+    launch.start_logging("ERROR")  # as above
+    _run_stoppable(
+        import_now(_load(config), SystemClock(), _out, exports, account=account, is_dry_run=dry_run, as_json=as_json)
+    )
+
+
+@commands.command()
+def export(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to write; what did not change is left alone.")],
+    *,
+    form: Annotated[Format, typer.Option("--format", help="A file a conversation, or one ZIP as ChatGPT makes it.")],
+    since: Annotated[str | None, typer.Option(help="Only what was updated since this date or time.")] = None,
+    query: Annotated[str | None, typer.Option(help="Only what holds all of these words.")] = None,
+    account: OneAccount = None,
+    config: ConfigFile = None,
+) -> None:
+    """Write the conversations to files that need no program of ours."""
+    from chatgpt_rest.exporting import export_now
+
+    launch.start_logging("ERROR")  # as above
+    _run_stoppable(
+        export_now(
+            _load(config), SystemClock(), _out, folder, form=form.value, since=since, query=query, account=account
+        )
+    )
+
+
+@commands.command()
+def backup(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A new file; it will hold everything.")],
+    config: ConfigFile = None,
+) -> None:
+    """Put the mirror, its assets and the key of its credentials into one file, while a server runs or not."""
+    from chatgpt_rest.safekeeping import backup_now
+
+    launch.start_logging("ERROR")  # as above
+    _run_stoppable(backup_now(_load(config), SystemClock(), _out, file))
+
+
+@commands.command()
+def restore(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="What `backup` has made.")],
+    config: ConfigFile = None,
+) -> None:
+    """Put a backup in the place of the mirror, which is kept beside it. No server may run meanwhile."""
+    from chatgpt_rest.safekeeping import restore_now
+
+    launch.start_logging("ERROR")  # as above
+    _run_stoppable(restore_now(_load(config), SystemClock(), _out, file))
 
 
 @keys.command("create")
@@ -215,6 +293,14 @@ def _call(config: Config, operation: str, *, needs_server: bool = False, **argum
     from chatgpt_rest.reach import call
 
     return launch.run(call(config, SystemClock(), operation, arguments, needs_server=needs_server))
+
+
+def _run_stoppable(work: Coroutine[Any, Any, None]) -> None:
+    from chatgpt_rest.foreground import run_stoppable
+
+    stopped_by = launch.run(run_stoppable(work))
+    if stopped_by is not None:
+        raise typer.Exit(128 + stopped_by)  # as shells call a program that this signal has ended
 
 
 def _one_line(title: str | None) -> str:

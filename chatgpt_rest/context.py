@@ -9,6 +9,7 @@ from typing import Final
 
 from aiohttp import web
 
+from chatgpt_rest.archive.jobs import Jobs
 from chatgpt_rest.ask import Asking
 from chatgpt_rest.auth import Auth, Principal
 from chatgpt_rest.config import Config
@@ -25,6 +26,7 @@ FETCHES: Final = web.AppKey("fetches", Fetches)
 SYNC: Final = web.AppKey("sync", Sync)
 ASKING: Final = web.AppKey("asking", Asking)
 EDITS: Final = web.AppKey("edits", Edits)
+JOBS: Final = web.AppKey("jobs", Jobs)
 
 ALLOWED_HOSTS: Final = web.AppKey("allowed_hosts", frozenset[str])
 """What a Host header may name, worked out once."""

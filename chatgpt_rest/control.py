@@ -8,6 +8,7 @@ command opens the mirror itself and does the same through the same class; one th
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import re
 import stat
@@ -19,6 +20,12 @@ from typing import Any, Final
 import aiohttp
 from aiohttp import web
 
+from chatgpt_rest import __version__
+from chatgpt_rest.archive.intake import Intake, take_in
+from chatgpt_rest.archive.ledger import Ledger
+from chatgpt_rest.archive.owner import owner_of
+from chatgpt_rest.archive.reading import bodies
+from chatgpt_rest.archive.wire import framed
 from chatgpt_rest.auth import Auth
 from chatgpt_rest.chatgpt_json import is_id
 from chatgpt_rest.claims import EXPIRES_SOON
@@ -34,6 +41,7 @@ from chatgpt_rest.sync_status import outlook_json, read_outlook, read_status, st
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 _TIMEOUT_SECONDS: Final = 120.0
+_IMPORT: Final = "/import"
 
 TOKEN_WAYS: Final = (
     f"as {TOKEN_VARIABLE}, or as the file {TOKEN_FILE} in $CREDENTIALS_DIRECTORY, "
@@ -42,6 +50,8 @@ TOKEN_WAYS: Final = (
 """How a command that runs without a server comes by an access token."""
 
 Operation = Callable[..., Awaitable[Any]]
+
+log = logging.getLogger(__name__)
 
 
 class Control:
@@ -73,6 +83,7 @@ class Control:
             "start_sync": self.start_sync,
             "sync_status": self.sync_status,
             "sync_outlook": self.sync_outlook,
+            "open_import": self.open_import,
         }
 
     async def call(self, operation: str, arguments: dict[str, Any]) -> Any:
@@ -209,6 +220,34 @@ class Control:
         outlook = await read_outlook(account_id, mirror=self._mirror, sync=self._sync, is_full=is_full)
         return outlook_json(outlook)
 
+    async def open_import(
+        self, version: str, named: str | None, email: str | None, wanted: str | None, *, dry_run: bool
+    ) -> str:
+        """The account that an export goes to, which is made where there is none: `named` and `email` are user.json's,
+        `wanted` is what a person gave. Raises Conflict and NotFound where it cannot be told, Conflict where the command
+        is of another version than this process.
+        """
+        if version != __version__:
+            raise Conflict(
+                f"process {os.getpid()}, which has the mirror, is version {__version__}, this command {version}; "
+                "start the server again"
+            )
+        account_id = await owner_of(self._mirror.accounts, named=named, wanted=wanted)
+        if not dry_run:
+            await self._mirror.accounts.ensure(account_id, email=email)
+        return account_id
+
+    async def take_import(self, account: str, frames: AsyncIterator[bytes], *, dry_run: bool) -> Ledger:
+        """Take in what the reader of an export says, for an account that `open_import` has told. What ends it too early
+        stands in the ledger.
+        """
+        intake = Intake(self._mirror.of(account), self._mirror.files, clock=self._clock, dry_run=dry_run)
+        ledger = await take_in(intake, frames)
+        log.info(
+            "imported account=%s conversations=%d complete=%s", account, ledger.conversations.read, ledger.is_complete
+        )
+        return ledger
+
     async def _resolve(self, account: str | None) -> str:
         if account is None and not await self._mirror.accounts.all():
             raise NotFound(
@@ -249,6 +288,12 @@ async def serve_control(control: Control, path: Path) -> AsyncIterator[None]:
             return error_response(400, error.text, error.code)
         return web.json_response({"result": result})
 
+    async def take_import(request: web.Request) -> web.Response:
+        account, dry_run = request.query["account"], "dry_run" in request.query
+        ledger = await control.take_import(account, _frames(request), dry_run=dry_run)
+        return web.json_response({"result": ledger.as_json()})
+
+    app.router.add_post(_IMPORT, take_import)
     app.router.add_post("/{operation}", handle)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
@@ -275,12 +320,29 @@ async def serve_control(control: Control, path: Path) -> AsyncIterator[None]:
 
 async def call_server(path: Path, operation: str, arguments: dict[str, Any]) -> Any:
     """Have the running server do it. Raises ConnectionError where none listens, MirrorError where it says no."""
+    return await _post(path, f"/{operation}", timeout_seconds=_TIMEOUT_SECONDS, json=arguments)
+
+
+async def send_import(path: Path, account: str, frames: AsyncIterator[bytes], *, dry_run: bool) -> Ledger:
+    """Pass on to the running server what the reader of an export says, no faster than that takes it. Raises as
+    `call_server` does.
+    """
+
+    async def content() -> AsyncIterator[bytes]:
+        async for body in frames:
+            yield framed(body)
+
+    query = {"account": account, **({"dry_run": ""} if dry_run else {})}
+    return Ledger.from_json(await _post(path, _IMPORT, timeout_seconds=None, params=query, data=content()))
+
+
+async def _post(path: Path, target: str, *, timeout_seconds: float | None, **what: Any) -> Any:
     if not _is_socket(path):
         raise ConnectionError
-    timeout = aiohttp.ClientTimeout(total=_TIMEOUT_SECONDS)
+    timeout = aiohttp.ClientTimeout(total=timeout_seconds)
     async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(path)), timeout=timeout) as session:
         try:
-            async with session.post(f"http://control/{operation}", json=arguments) as response:
+            async with session.post(f"http://control{target}", **what) as response:
                 answer = await response.json()
         except aiohttp.ClientConnectorError as error:
             if isinstance(error.os_error, PermissionError):
@@ -291,6 +353,14 @@ async def call_server(path: Path, operation: str, arguments: dict[str, Any]) -> 
     if response.status != 200:
         raise MirrorError(str(answer.get("error")), code=str(answer.get("code")))
     return answer["result"]
+
+
+async def _frames(request: web.Request) -> AsyncIterator[bytes]:
+    try:
+        async for body in bodies(request.content):
+            yield body
+    except (asyncio.IncompleteReadError, ConnectionError, web.RequestPayloadError):
+        raise MirrorError("the command that read the export has ended", code="reading_ended") from None
 
 
 def _remove(path: Path) -> None:

@@ -19,6 +19,7 @@ from chatgpt_rest.clock import SystemClock
 from chatgpt_rest.config import load_config
 from chatgpt_rest.errors import StartError
 from chatgpt_rest.upstream.simulated import SimulatedChatGPT
+from chatgpt_rest.upstream.simulated.exports import write_export
 
 _WRITES_EVERY_SECONDS: Final = 0.02  # one event of an answer: slow enough to be seen, fast enough not to wait for
 
@@ -47,7 +48,9 @@ async def run_demo(host: str, port: int) -> None:
                 header_file = Path(folder) / "header"
                 header_file.touch(mode=0o600)
                 header_file.write_text(f"Authorization: {token}\n", encoding="ascii")
-                _show_demo(address, base_url, token, header_file)
+                export_file = Path(folder) / "export.zip"
+                write_export(chatgpt.alice, export_file)
+                _show_demo(address, base_url, token, header_file, export_file)
 
             await serve(config, clock=SystemClock(), on_ready=show)
 
@@ -66,7 +69,7 @@ async def run_simulation(host: str, port: int) -> None:
         raise StartError(f"{host}:{port} cannot be listened on: {error.strerror}; choose another --port") from error
 
 
-def _show_demo(address: str, base_url: str, token: str, header_file: Path) -> None:
+def _show_demo(address: str, base_url: str, token: str, header_file: Path, export_file: Path) -> None:
     # From a file: on a command line everybody on the machine could read the token. And the lines stay short.
     curl = f"curl -s -H @{header_file}"
     newest = f"""$({curl} "{address}/conversations?limit=1" | grep -om1 '[0-9a-f-]\\{{36\\}}')"""
@@ -80,6 +83,10 @@ def _show_demo(address: str, base_url: str, token: str, header_file: Path) -> No
     _line(f"{curl} {address}/conversations/new -d prompt='Which planet has the most moons?'")
     _heading("Read its messages")
     _line(f"{curl} {address}/conversations/{newest}/messages")
+    _heading("Take in an official export")
+    _line(f"{curl} {address}/import -F file=@{export_file}")
+    _heading("Have a conversation as Markdown (or html, json)")
+    _line(f"{curl} {address}/conversations/{newest}/export?format=markdown")
     _heading("Ctrl-C ends it; nothing is kept.")
 
 

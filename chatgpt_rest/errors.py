@@ -5,7 +5,8 @@
     ├── BadRequest               the request is malformed, or a field of it is
     ├── Unauthorized             no credential, or one that proves nothing
     ├── NotFound                 what was named does not exist for this account
-    │   └── NotFetched               … in the mirror, but upstream may have it
+    │   ├── NotFetched               … in the mirror, but upstream may have it
+    │   └── AssetLost                … on the disk, though the mirror knows of it
     ├── Conflict                 the request contradicts what is there
     ├── TooLarge · UnsupportedMediaType · Misdirected · RequestTimeout
     ├── BudgetSpent              our own bucket is empty, or upstream's limit holds this account back
@@ -81,6 +82,15 @@ class NotFound(MirrorError):
 
 class NotFetched(NotFound):
     """The mirror does not hold this conversation's content, and nobody has said yet that upstream does not either."""
+
+
+class AssetLost(NotFound):
+    """The file that held this asset is gone; the export that brought it brings it again."""
+
+    code = "asset_lost"
+
+    def __init__(self) -> None:
+        super().__init__("asset", text="the file of this asset is gone; import the export that held it again")
 
 
 class Conflict(MirrorError):

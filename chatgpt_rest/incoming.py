@@ -13,6 +13,14 @@ NodeRow = tuple[str, str, str, int, str | None, str | None, bytes | None, bytes 
 """account, conversation, id, position, parent, children, extra, message (all three JSON), create_time (µs), shape."""
 
 
+class Marks(msgspec.Struct, frozen=True, array_like=True):
+    """What this program's own exports say of a node beyond ChatGPT's: that it is not complete, or vanished upstream."""
+
+    node: str
+    completeness: int
+    is_absent_upstream: bool
+
+
 class Pointer(msgspec.Struct, frozen=True, array_like=True):
     """A message points to an asset. `node` is "" where only the conversation is known."""
 
@@ -45,3 +53,6 @@ class Incoming(msgspec.Struct, frozen=True, array_like=True):
     hidden: int
     nodes: list[NodeRow]
     pointers: list[Pointer]
+    marks: list[Marks] = []
+    """Of the few nodes that have any; all others are complete and shown upstream."""
+    is_deleted_upstream: bool = False

@@ -39,6 +39,8 @@ class FetchOne:
     """The full sweep, by when it began, that has not met it: this tells whether it is gone."""
     is_probe: bool = False
     """Others have failed: this tells whether it was their own fault."""
+    can_wait: bool = False
+    """It is current, but came from a slim export: nothing waits for it, and it waits for no budget."""
 
 
 Job = ReadPage | FetchOne
@@ -113,7 +115,7 @@ class Plan:
 
     async def next(self, mirror: AccountMirror, desk: Desk, this: Pass, state: SyncState) -> Job | None:
         """What comes first: what a reader has asked for, then the lists, then what is stale, the newest first, then
-        what a full sweep has not met.
+        what a full sweep has not met, and last what is slim.
         """
         now = self._clock.now()
         if desk.tried_since + self._config.interval_seconds * SECOND <= now:
@@ -134,7 +136,7 @@ class Plan:
             stale = await mirror.backlog.stale(limit=1, besides=desk.tried)
         for conversation_id in [desk.again.pop()] if desk.again else stale:
             return FetchOne(conversation_id)
-        return await self._unseen_or_end(mirror, desk, state, lists)
+        return await self._unseen_or_end(mirror, desk, state, lists) or await self._slim(mirror, desk, state)
 
     async def count_unseen(self, mirror: AccountMirror, state: SyncState, lists: list[KnownList]) -> int:
         """How many the full sweep under way has not met that are not stale anyway."""
@@ -197,6 +199,17 @@ class Plan:
         if not desk.tried or not await unseen():
             await mirror.sync.end_sweep(state.sweep_began_at)
             log.info("finished a full sweep account=%s gone=%d", mirror.account, desk.gone)
+        return None
+
+    async def _slim(self, mirror: AccountMirror, desk: Desk, state: SyncState) -> FetchOne | None:
+        """One that came from a slim export and is current. Only between full sweeps, and none before the first: what a
+        pass has left to do when it ends one is left to the next.
+        """
+        if state.swept_at is None or state.sweep_began_at is not None:
+            return None
+        for besides in (desk.tried | desk.suspects.keys(), desk.tried):
+            for conversation_id in await mirror.backlog.slim(limit=1, besides=besides):
+                return FetchOne(conversation_id, can_wait=True)
         return None
 
     async def _sweep_if_due(self, mirror: AccountMirror, desk: Desk, state: SyncState, plain: KnownList) -> SyncState:

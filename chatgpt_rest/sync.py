@@ -176,7 +176,8 @@ class Sync:
         try:
             await self._do(mirror, desk, this, job)
         except BudgetSpent as error:
-            this.wait(error.code, until=now + (error.retry_after_seconds or 1) * SECOND)
+            if not (isinstance(job, FetchOne) and job.can_wait):  # else nothing is left to do: the pass is over
+                this.wait(error.code, until=now + (error.retry_after_seconds or 1) * SECOND)
             return False
         except (Unavailable, Unauthorized) as error:  # no token is left; the next one wakes this
             this.wait(error.code, until=None)

@@ -146,6 +146,7 @@ def status_json(status: Status) -> dict[str, Any]:
             "stale": counts.stale,
             "missing_upstream": counts.missing_upstream,
             "set_aside": counts.set_aside,
+            "slim": counts.slim,
         },
         "set_aside": [{"id": each.id, "title": each.title, "reason": each.reason} for each in status.set_aside],
         "plan": _price_json(status.price),

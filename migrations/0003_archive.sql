@@ -3,6 +3,10 @@
 alter table conversation add column is_slim integer not null default 0;   -- some message came only as a slim export writes it
 alter table conversation add column import_digest blob;                   -- of the JSON that an export last held of it
 
+create index conversation_slim
+on conversation (account, failures, coalesce(update_time, create_time) desc)
+where is_slim = 1;
+
 -- The files of an account: images, audio, documents. Their bytes lie beside the database, under their digest.
 create table asset (
     account text not null,

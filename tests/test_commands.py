@@ -319,15 +319,17 @@ async def test_a_demo_that_is_stopped_leaves_nothing_behind(temporary: Path, num
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 async def test_the_lines_of_the_demo_work_when_pasted(temporary: Path) -> None:
-    """All three, in a shell of their own each; and afterwards nothing of the demo is left."""
+    """Each in a shell of its own; and afterwards nothing of the demo is left."""
     environ = {**environment(temporary, "http://127.0.0.1:9/"), "TMPDIR": str(temporary)}
     async with started("demo", "--port", "0", environ=environ) as demo:
         await demo.until("Ctrl-C")
-        listing, asking, reading = re.findall(r"^curl .*$", demo.text, re.MULTILINE)
+        listing, asking, reading, importing, exporting = re.findall(r"^curl .*$", demo.text, re.MULTILINE)
         assert len(re.findall(r'"id":', await pasted(listing))) >= 25
         assert '{"response":' in (await pasted(asking)).replace(" ", "")
         messages = await pasted(reading)
         assert "Which planet has the most moons?" in messages
+        assert '"url":"/import/' in (await pasted(importing)).replace(" ", "")
+        assert "## User" in await pasted(exporting)
         assert re.search(r"access token\s+ey", demo.text)
         assert await demo.end(signal.SIGINT) == 0
     assert "Traceback" not in demo.text

@@ -43,6 +43,13 @@ OTHER_VALUES: Final[dict[tuple[str, str], tuple[str, Any]]] = {
     ("sync", "interval_seconds"): ("60", 60),
     ("sync", "archive_interval_seconds"): ("3600", 3_600),
     ("sync", "sweep_interval_days"): ("1", 1),
+    ("archive", "max_upload_bytes"): ("1000000", 1_000_000),
+    ("archive", "max_entries"): ("100", 100),
+    ("archive", "max_unpacked_bytes"): ("2000000", 2_000_000),
+    ("archive", "max_ratio"): ("50", 50),
+    ("archive", "max_nested"): ("0", 0),
+    ("archive", "max_conversation_bytes"): ("65536", 65_536),
+    ("archive", "max_asset_bytes"): ("3000000", 3_000_000),
     ("log", "level"): ("DEBUG", "DEBUG"),
 }
 """For each key a value that is not its default, as the environment writes it and as the program knows it."""

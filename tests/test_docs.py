@@ -51,7 +51,7 @@ def documented_codes() -> dict[str, str]:
     """Each code of the table of errors with the status beside it."""
     table = API_PAGE.split("## Errors")[1]
     found = {}
-    for status, cell in re.findall(r"^\| ([\d /]+) \| ([^|]+) \|", table, re.MULTILINE):
+    for status, cell in re.findall(r"^\| ([\d /]+|job) \| ([^|]+) \|", table, re.MULTILINE):
         found.update(dict.fromkeys(re.findall(r"`([a-z_]+)`", cell), status.strip()))
     return found
 

@@ -4,15 +4,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Final
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from aiohttp import web
 
 from chatgpt_rest import chatgpt_json
 from chatgpt_rest.mirror import Rendered
 
-_PRIVATE: Final = {"Cache-Control": "private, no-cache", "Vary": "Authorization, Cookie, Accept-Encoding"}
+PRIVATE: Final = {"Cache-Control": "private, no-cache", "Vary": "Authorization, Cookie, Accept-Encoding"}
 _WORTH_COMPRESSING_BYTES: Final = 4096
 
 
@@ -22,19 +23,36 @@ def json_response(value: object, *, status: int = 200) -> web.Response:
         status=status,
         body=chatgpt_json.dump(value),
         content_type="application/json",
-        headers={"Cache-Control": "no-store", "Vary": _PRIVATE["Vary"]},
+        headers={"Cache-Control": "no-store", "Vary": PRIVATE["Vary"]},
     )
 
 
-def rendered_response(request: web.Request, rendered: Rendered) -> web.Response:
-    """What the mirror rendered, or 304 where the client's copy is still true."""
-    headers = {**_PRIVATE, "ETag": rendered.etag}
-    if _matches(request, rendered.etag):
-        return web.Response(status=304, headers=headers)
-    response = web.Response(body=rendered.body, content_type="application/json", headers=headers)
+def rendered_response(
+    request: web.Request,
+    rendered: Rendered,
+    *,
+    content_type: str = "application/json",
+    charset: str | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> web.Response:
+    """What the mirror rendered, or 304 where the client's copy is still true. `headers` are those of the body alone."""
+    always = {**PRIVATE, "ETag": rendered.etag}
+    if is_known(request, rendered.etag):
+        return web.Response(status=304, headers=always)
+    response = web.Response(
+        body=rendered.body, content_type=content_type, charset=charset, headers={**always, **(headers or {})}
+    )
     if len(rendered.body) >= _WORTH_COMPRESSING_BYTES and _accepts_gzip(request):
         response.enable_compression(web.ContentCoding.gzip)
     return response
+
+
+def saved_as(name: str, *, is_shown: bool = False) -> str:
+    """The Content-Disposition of what is to be saved under this name, or shown and then saved (RFC 6266); old clients
+    get it in ASCII.
+    """
+    plain = "".join(each if each.isascii() and each.isprintable() and each not in '"\\%' else "_" for each in name)
+    return f"{'inline' if is_shown else 'attachment'}; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"
 
 
 def page_links(path: str, *, limit: int, offset: int, total: int, query: dict[str, str]) -> str:
@@ -60,7 +78,8 @@ def _accepts_gzip(request: web.Request) -> bool:
     return False
 
 
-def _matches(request: web.Request, etag: str) -> bool:
+def is_known(request: web.Request, etag: str) -> bool:
+    """Whether the client has this already."""
     if request.method not in {"GET", "HEAD"}:
         return False  # an edit that was made is told, whatever the client has
     wanted = request.headers.get("If-None-Match")

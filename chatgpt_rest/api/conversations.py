@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Final, cast
+from typing import Final, TypeVar, cast
 
 from aiohttp import web
 
@@ -14,8 +14,10 @@ from chatgpt_rest.auth import looks_like_credential
 from chatgpt_rest.chatgpt_json import is_id
 from chatgpt_rest.context import EDITS, FETCHES, MIRROR, PRINCIPAL, SYNC, find_caller
 from chatgpt_rest.errors import BadRequest, MirrorError, NotFetched
-from chatgpt_rest.mirror import Conversations, ListQuery, Rendered, Standing
+from chatgpt_rest.mirror import ListQuery, Rendered, Standing
 from chatgpt_rest.mirror.conversations import Choice
+
+_T = TypeVar("_T")
 
 _RESERVED: Final = frozenset({"all", "new"})  # words of our own paths
 _LARGEST_LIMIT: Final = 10_000
@@ -46,12 +48,12 @@ async def list_conversations(request: web.Request) -> web.Response:
 
 async def messages(request: web.Request) -> web.Response:
     """`GET /conversations/{id}/messages`: the visible messages of the current branch, oldest first."""
-    return await _read(request, Conversations.messages_json)
+    return await _read(request, request[MIRROR].conversations.messages_json)
 
 
 async def whole(request: web.Request) -> web.Response:
     """`GET /conversations/{id}`: the whole tree in ChatGPT's own shape."""
-    return await _read(request, Conversations.whole_json)
+    return await _read(request, request[MIRROR].conversations.whole_json)
 
 
 async def edit(request: web.Request) -> web.Response:
@@ -83,6 +85,18 @@ async def delete_all(request: web.Request) -> web.Response:
     return web.Response(status=204)
 
 
+async def read_or_fetch(request: web.Request, read: Callable[[str], Awaitable[_T]]) -> _T:
+    """What `read` answers for the conversation in the path, which is fetched once where it is not here yet."""
+    conversation_id = conversation_id_of(request)
+    mirror = request[MIRROR]
+    request.app[SYNC].was_read(mirror.account, conversation_id)
+    try:
+        return await read(conversation_id)
+    except NotFetched:
+        await request.app[FETCHES].fetch(mirror, conversation_id, find_caller(request), unless_here=True)
+        return await read(conversation_id)
+
+
 def conversation_id_of(request: web.Request) -> str:
     """The id in the path, checked on its decoded value: what is pasted into an upstream path must not leave it."""
     value = request.match_info["id"]
@@ -91,17 +105,8 @@ def conversation_id_of(request: web.Request) -> str:
     return value
 
 
-async def _read(request: web.Request, render: Callable[[Conversations, str], Awaitable[Rendered]]) -> web.Response:
-    """Read from the mirror, and fetch once what is not there yet."""
-    conversation_id = conversation_id_of(request)
-    mirror = request[MIRROR]
-    request.app[SYNC].was_read(mirror.account, conversation_id)
-    try:
-        rendered = await render(mirror.conversations, conversation_id)
-    except NotFetched:
-        await request.app[FETCHES].fetch(mirror, conversation_id, find_caller(request), unless_here=True)
-        rendered = await render(mirror.conversations, conversation_id)
-    return rendered_response(request, rendered)
+async def _read(request: web.Request, read: Callable[[str], Awaitable[Rendered]]) -> web.Response:
+    return rendered_response(request, await read_or_fetch(request, read))
 
 
 async def _read_first_page(request: web.Request) -> None:

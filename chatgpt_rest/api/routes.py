@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from chatgpt_rest.api import asks, conversations, state, syncing
+from chatgpt_rest.api import asks, assets, conversations, exports, imports, state, syncing
 from chatgpt_rest.context import Route
 
 API: Final = (
@@ -16,7 +16,11 @@ API: Final = (
     Route("DELETE", "/conversations/{id}", conversations.delete, needs_upstream=True),
     Route("GET", "/conversations/{id}/messages", conversations.messages),
     Route("GET", "/conversations/{id}", conversations.whole),
+    Route("GET", "/conversations/{id}/export", exports.export),
     Route("PATCH", "/conversations/{id}", conversations.edit, needs_upstream=True),
+    Route("GET", "/assets/{id}", assets.asset),
+    Route("POST", "/import", imports.start),
+    Route("GET", "/import/{job}", imports.status),
     Route("GET", "/sync", syncing.status),
     Route("POST", "/sync", syncing.start),
     Route("GET", "/budget", state.budget),

@@ -167,7 +167,11 @@ _decoder: Final[msgspec.msgpack.Decoder[Frame]] = msgspec.msgpack.Decoder(Frame)
 
 def encode(frame: Frame) -> bytes:
     """One frame with its length before it."""
-    body = _encoder.encode(frame)
+    return framed(_encoder.encode(frame))
+
+
+def framed(body: bytes) -> bytes:
+    """A frame that came without its length, as it goes on."""
     return _LENGTH.pack(len(body)) + body
 
 

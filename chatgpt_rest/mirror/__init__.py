@@ -3,9 +3,13 @@
 
 from chatgpt_rest.mirror.accounts import Account, Accounts, Credential
 from chatgpt_rest.mirror.asks import AskRecord, AskState
+from chatgpt_rest.mirror.asset_files import AssetFiles, IncomingFile, KeptFile
+from chatgpt_rest.mirror.assets import Asset, AssetCounts, Attached
 from chatgpt_rest.mirror.backlog import Counts, SetAside, StaleConversation
 from chatgpt_rest.mirror.conversations import Conversations, ListQuery, Standing
 from chatgpt_rest.mirror.deletions import Buried
+from chatgpt_rest.mirror.import_jobs import ImportJob
+from chatgpt_rest.mirror.imports import Taken
 from chatgpt_rest.mirror.listings import KnownList
 from chatgpt_rest.mirror.mirror import MIGRATIONS, AccountMirror, Mirror, open_mirror
 from chatgpt_rest.mirror.rendered import Rendered
@@ -19,10 +23,17 @@ __all__ = [
     "Accounts",
     "AskRecord",
     "AskState",
+    "Asset",
+    "AssetCounts",
+    "AssetFiles",
+    "Attached",
     "Buried",
     "Conversations",
     "Counts",
     "Credential",
+    "ImportJob",
+    "IncomingFile",
+    "KeptFile",
     "KnownList",
     "LastError",
     "ListQuery",
@@ -34,5 +45,6 @@ __all__ = [
     "StaleConversation",
     "Standing",
     "SyncState",
+    "Taken",
     "open_mirror",
 ]

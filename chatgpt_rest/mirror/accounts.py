@@ -74,6 +74,19 @@ class Accounts:
                 (account, digest, now, expires_at),
             )
 
+    async def ensure(self, account: str, *, email: str | None) -> None:
+        """An import brings this account, perhaps before its first token, which joins it then. What an export says of
+        its address counts only where none is known.
+        """
+        async with self._database.write() as connection:
+            await connection.execute(
+                """
+                insert into account (account, email, created_at) values (?, ?, ?)
+                on conflict (account) do update set email = coalesce(email, excluded.email)
+                """,
+                (account, email, self._clock.now()),
+            )
+
     async def forget(self, account: str, digest: bytes) -> None:
         """Upstream refused this access token: it reads nothing any more."""
         async with self._database.write() as connection:

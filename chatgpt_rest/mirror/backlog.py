@@ -25,6 +25,8 @@ class Counts:
     stale: int
     missing_upstream: int
     set_aside: int
+    slim: int = 0
+    """Current, but of some messages upstream has more than the export told that brought them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +63,17 @@ class Backlog:
             rows = await connection.execute_fetchall(
                 """
                 select count(*), coalesce(sum(is_stale), 0), coalesce(sum(is_deleted_upstream), 0),
-                       coalesce(sum(failures >= 3 and is_deleted_upstream = 0), 0)
+                       coalesce(sum(failures >= 3 and is_deleted_upstream = 0), 0),
+                       count(*) filter (
+                           where is_slim = 1 and is_stale = 0 and is_local = 0 and is_deleted_upstream = 0
+                             and failures < 3
+                       )
                 from conversation where account = ? and deleted_at is null
                 """,
                 (self.account,),
             )
-        known, stale, missing, set_aside = next(iter(rows))
-        return Counts(known, known - stale - missing - set_aside, stale, missing, set_aside)
+        known, stale, missing, set_aside, slim = next(iter(rows))
+        return Counts(known, known - stale - missing - set_aside, stale, missing, set_aside, slim)
 
     async def stale(self, *, limit: int, besides: Collection[str] = ()) -> list[str]:
         """What is to be fetched, what failed less before what failed more, and then newest update first. A conversation
@@ -84,6 +90,25 @@ class Backlog:
                       where ask.account = :account and ask.conversation = conversation.id and ask.state = 'asked'
                   )
                 order by failures, coalesce(listed_update_time, update_time, create_time) desc limit :limit
+                """,
+                {"account": self.account, "besides": _json(besides), "limit": limit},
+            )
+        return [row[0] for row in rows]
+
+    async def slim(self, *, limit: int, besides: Collection[str] = ()) -> list[str]:
+        """What is current, but came slim, in the order of `stale`: worth a request where nothing else is."""
+        async with self._database.read() as connection:
+            rows = await connection.execute_fetchall(
+                """
+                select id from conversation
+                where account = :account and is_slim = 1 and is_stale = 0 and deleted_at is null and is_local = 0
+                  and is_deleted_upstream = 0 and failures < 3
+                  and id not in (select value from json_each(:besides))
+                  and not exists (
+                      select 1 from ask
+                      where ask.account = :account and ask.conversation = conversation.id and ask.state = 'asked'
+                  )
+                order by failures, coalesce(update_time, create_time) desc limit :limit
                 """,
                 {"account": self.account, "besides": _json(besides), "limit": limit},
             )
@@ -110,15 +135,16 @@ class Backlog:
         return [row[0] for row in rows]
 
     async def probe(self, *, besides: Collection[str] = ()) -> list[str]:
-        """The conversation that tells best whether upstream shows any: the one that it showed last, or else the oldest
-        of those to be fetched; what is wrong with the newest may be wrong with its neighbours.
+        """The conversation that tells best whether upstream shows any: the one that it showed last, else one that an
+        export did, or else the oldest of those to be fetched; what is wrong with the newest may be wrong with its
+        neighbours.
         """
         async with self._database.read() as connection:
             rows = await connection.execute_fetchall(
                 """
                 select id from conversation
                 where account = :account and deleted_at is null and is_local = 0 and is_deleted_upstream = 0
-                  and (is_stale = 1 or fetched_at is not null)
+                  and (is_stale = 1 or has_content = 1)
                   and id not in (select value from json_each(:besides))
                 order by is_stale, fetched_at desc, coalesce(listed_update_time, update_time, create_time) limit 1
                 """,

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -18,11 +18,15 @@ from chatgpt_rest.errors import NotFetched, NotFound
 from chatgpt_rest.merge import Source, merge, whole_seconds
 from chatgpt_rest.mirror import trees
 from chatgpt_rest.mirror.database import Database
+from chatgpt_rest.mirror.deletions import bury
+from chatgpt_rest.mirror.drafts import adopt, deletion_of, drafts_of, find_drafts
 from chatgpt_rest.mirror.rendered import Rendered, RenderedCache, changing
 from chatgpt_rest.model import Conversation
 
 Choice = Literal["none", "only", "all"]
 """Whether a list holds what it usually leaves out."""
+
+_EXPORT_PAGE: Final = 1000  # rows of a few words each
 
 # What a list holds, said once: its rows, in either order, and their number each begin with it. With the order as a
 # parameter of one text SQLite could not go by the index, and a list of thousands would take a quarter longer.
@@ -133,6 +137,19 @@ class Conversations:
         """The conversation in ChatGPT's own shape. Raises NotFetched where its content is not here."""
         return await self._rendered("whole", conversation_id, chatgpt_json.whole)
 
+    async def readable(self, conversation_id: str) -> Conversation:
+        """The conversation with its whole tree. Raises NotFound where it is deleted, NotFetched where its content is
+        not here.
+        """
+        async with self._database.read() as connection:
+            tree, standing = await self._look_up(connection, conversation_id)
+        is_lost = standing is Standing.LISTED and tree is not None and tree.is_deleted_upstream
+        if standing is Standing.DELETED or is_lost:
+            raise NotFound("conversation")
+        if tree is None or standing in {Standing.UNKNOWN, Standing.LISTED}:
+            raise NotFetched("conversation")
+        return tree
+
     async def get(self, conversation_id: str, *, even_if_deleted: bool = False) -> Conversation:
         """The conversation with its tree, as far as it is here. Raises NotFound where it is unknown or deleted."""
         async with self._database.read() as connection:
@@ -179,6 +196,44 @@ class Conversations:
             )
         return [(row[0], row[1]) for row in rows]
 
+    async def exportable(self, *, since: int | None = None) -> AsyncIterator[str]:
+        """The ids of all conversations whose content is here, archived ones and those gone upstream too, in an order
+        that no change moves them in. With `since` those updated no earlier (µs).
+        """
+        last = ""
+        while True:
+            async with self._database.read() as connection:
+                rows = await connection.execute_fetchall(
+                    """
+                    select id from conversation
+                    where account = :account and id > :last and deleted_at is null and (has_content or is_local)
+                      and (:since is null or coalesce(update_time, create_time) >= :since)
+                    order by id limit :limit
+                    """,
+                    {"account": self.account, "last": last, "since": since, "limit": _EXPORT_PAGE},
+                )
+            ids = [str(row[0]) for row in rows]
+            for each in ids:
+                yield each
+            if len(ids) < _EXPORT_PAGE:
+                return
+            last = ids[-1]
+
+    async def count_exportable(self, *, since: int | None = None) -> tuple[int, int]:
+        """How many `exportable` comes to, and how many it leaves out as their content has not come yet."""
+        async with self._database.read() as connection:
+            rows = await connection.execute_fetchall(
+                """
+                select count(*) filter (where has_content or is_local),
+                       count(*) filter (where not (has_content or is_local) and not is_deleted_upstream)
+                from conversation
+                where account = :account and deleted_at is null
+                  and (:since is null or coalesce(update_time, create_time) >= :since)
+                """,
+                {"account": self.account, "since": since},
+            )
+        return next((int(row[0]), int(row[1])) for row in rows)
+
     # ---------------------------------------------------------------------------------------------------- writing
 
     @property
@@ -199,27 +254,18 @@ class Conversations:
             before, standing = await self._look_up(connection, theirs.id)
             if standing is Standing.DELETED or since not in {None, self.deletions}:
                 return
-            mine = before
-            for draft_id, deleted_at in await self._drafts_of(connection, theirs):
-                if deleted_at is not None:
-                    # Deleted here before it was known under which id upstream has it: deleted under that one, too.
-                    await self._bury(connection, theirs.id, deleted_at)
-                    return
-                draft = await trees.load(connection, self.account, draft_id)
-                if draft is not None:
-                    mine = merge(mine, replace(draft, id=theirs.id, update_time=None), source=Source.ASK)
-                await trees.remove(connection, self.account, draft_id)
-                await connection.execute(
-                    "update ask set conversation = ? where account = ? and conversation = ?",
-                    (theirs.id, self.account, draft_id),
-                )
+            found = drafts_of(theirs.id, theirs.nodes, among=await find_drafts(connection, self.account))
+            if (deleted_at := deletion_of(found)) is not None:
+                await bury(connection, self.account, theirs.id, at=deleted_at)
+                return
+            mine = await adopt(connection, self.account, before, found, conversation_id=theirs.id)
             merged = merge(mine, theirs, source=Source.UPSTREAM)
             await trees.store(connection, self.account, before, merged, has_content=True)
             await connection.execute(
                 """
                 update conversation
-                set is_local = 0, fetched_update_time = ?, met_update_time = ?, fetched_at = ?, failures = 0,
-                    failure = null
+                set is_local = 0, fetched_update_time = ?, met_update_time = ?, fetched_at = ?, is_slim = 0,
+                    failures = 0, failure = null
                 where account = ? and id = ?
                 """,
                 (theirs.update_time or 0, listed_update_time, self._clock.now(), self.account, theirs.id),
@@ -267,13 +313,7 @@ class Conversations:
         if (cached := self._cache.get(*key)) is not None:
             return cached
         generation = self._cache.generation(self.account)
-        async with self._database.read() as connection:
-            tree, standing = await self._look_up(connection, conversation_id)
-        is_lost = standing is Standing.LISTED and tree is not None and tree.is_deleted_upstream
-        if standing is Standing.DELETED or is_lost:
-            raise NotFound("conversation")
-        if tree is None or standing in {Standing.UNKNOWN, Standing.LISTED}:
-            raise NotFetched("conversation")
+        tree = await self.readable(conversation_id)
         return self._cache.put(Rendered(render(tree)), *key, generation=generation)
 
     async def _look_up(
@@ -319,29 +359,6 @@ class Conversations:
             "select listed_at, is_list_whole from account where account = ?", (self.account,)
         )
         return next(((row[0], bool(row[1])) for row in rows), (None, False))
-
-    async def _drafts_of(self, connection: aiosqlite.Connection, theirs: Conversation) -> list[tuple[str, int | None]]:
-        """Conversations begun here whose prompt turns up in this one, with when they were deleted, if they were: it got
-        its id after the line to upstream broke.
-        """
-        rows = await connection.execute_fetchall(
-            """
-            select conversation.id, conversation.deleted_at, ask.prompt_node
-            from conversation join ask on ask.account = conversation.account and ask.conversation = conversation.id
-            where conversation.account = ? and conversation.is_local = 1
-            """,
-            (self.account,),
-        )
-        return [(row[0], row[1]) for row in rows if row[2] in theirs.nodes]
-
-    async def _bury(self, connection: aiosqlite.Connection, conversation_id: str, deleted_at: int) -> None:
-        await connection.execute(
-            """
-            insert into conversation (account, id, deleted_at) values (:account, :id, :deleted_at)
-            on conflict (account, id) do update set deleted_at = :deleted_at where deleted_at is null
-            """,
-            {"account": self.account, "id": conversation_id, "deleted_at": deleted_at},
-        )
 
     def _changing(self, *conversations: str) -> AbstractAsyncContextManager[aiosqlite.Connection]:
         return changing(self._database, self._cache, self.account, *conversations)

@@ -12,6 +12,7 @@ import aiosqlite
 
 from chatgpt_rest.clock import Clock, iso
 from chatgpt_rest.errors import NotFound
+from chatgpt_rest.mirror.assets import release
 from chatgpt_rest.mirror.database import Database
 from chatgpt_rest.mirror.rendered import RenderedCache, changing
 
@@ -51,13 +52,7 @@ class Deletions:
         """
         now = self._clock.now()
         async with self._changing(conversation_id) as connection:
-            await connection.execute(
-                """
-                insert into conversation (account, id, deleted_at) values (:account, :id, :now)
-                on conflict (account, id) do update set deleted_at = :now where deleted_at is null
-                """,
-                {"account": self.account, "id": conversation_id, "now": now},
-            )
+            await bury(connection, self.account, conversation_id, at=now)
 
     async def bury_all(self) -> None:
         """Delete every conversation here."""
@@ -88,8 +83,8 @@ class Deletions:
         return found
 
     async def purge(self, *, before: int) -> int:
-        """Of every conversation deleted before this time (µs) leave nothing but the tombstone, which stays for ever.
-        Answers how many there were.
+        """Of every conversation deleted before this time (µs) leave nothing but the tombstone, which stays for ever;
+        the assets that nothing else points to go too. Answers how many there were.
 
         One in which an answer is still being written waits for the next purge. To end half-way costs nothing: the rest
         is found again.
@@ -116,6 +111,7 @@ class Deletions:
             )
             tombstones = [(self.account, str(row[0]), row[1], row[2]) for row in rows]
             keys = [(account, identifier) for account, identifier, _, _ in tombstones]
+            await release(connection, self.account, [identifier for _, identifier in keys])
             await connection.executemany("delete from node where account = ? and conversation = ?", keys)
             # By its prompt's id alone what never got an id of upstream's is known, should it turn up there.
             await connection.executemany(
@@ -183,3 +179,14 @@ class Deletions:
 
     def _changing(self, *conversations: str) -> AbstractAsyncContextManager[aiosqlite.Connection]:
         return changing(self._database, self._cache, self.account, *conversations)
+
+
+async def bury(connection: aiosqlite.Connection, account: str, conversation_id: str, *, at: int) -> None:
+    """Put a tombstone, known or unknown as it may be; an older one stays. The transaction is the caller's."""
+    await connection.execute(
+        """
+        insert into conversation (account, id, deleted_at) values (:account, :id, :at)
+        on conflict (account, id) do update set deleted_at = :at where deleted_at is null
+        """,
+        {"account": account, "id": conversation_id, "at": at},
+    )

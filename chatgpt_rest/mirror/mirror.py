@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Set
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
@@ -14,10 +14,14 @@ from chatgpt_rest.clock import Clock
 from chatgpt_rest.errors import StartError, StorageFailed
 from chatgpt_rest.mirror.accounts import Accounts
 from chatgpt_rest.mirror.asks import Asks, recover
+from chatgpt_rest.mirror.asset_files import AssetFiles
+from chatgpt_rest.mirror.assets import Assets
 from chatgpt_rest.mirror.backlog import Backlog
 from chatgpt_rest.mirror.conversations import Conversations
 from chatgpt_rest.mirror.database import Database, open_database
 from chatgpt_rest.mirror.deletions import Deletions
+from chatgpt_rest.mirror.import_jobs import ImportJobs, interrupt
+from chatgpt_rest.mirror.imports import Imports
 from chatgpt_rest.mirror.listings import Listings
 from chatgpt_rest.mirror.rendered import RenderedCache
 from chatgpt_rest.mirror.request_log import RequestLog
@@ -47,6 +51,9 @@ class AccountMirror:
         self.listings = Listings(database, cache, clock, account, deletions=deletions)
         self.backlog = Backlog(database, cache, clock, account)
         self.sync = SyncMemory(database, clock, account)
+        self.imports = Imports(database, cache, account)
+        self.assets = Assets(database, cache, account)
+        self.import_jobs = ImportJobs(database, clock, account)
 
 
 class Mirror:
@@ -56,6 +63,7 @@ class Mirror:
         self.path = database.path
         self.accounts = Accounts(database, clock)
         self.requests = requests
+        self.files = AssetFiles(database.path.with_name("assets"))
         self._database = database
         self._clock = clock
         self._cache = RenderedCache(size_bytes=cache_bytes)
@@ -75,12 +83,13 @@ class Mirror:
 
     async def purge_deleted(self, *, before: int) -> int:
         """Of what any account deleted before this time (µs) leave nothing but tombstones, and none of its words in any
-        byte of the file. Answers how many were purged. Raises StorageFailed.
+        byte of the file, nor of its assets in any file. Answers how many were purged. Raises StorageFailed.
         """
         purged = 0
         for account in await self.accounts.all():
             purged += await self.of(account.id).deletions.purge(before=before)
         self._owes_rewriting |= purged > 0
+        await self.files.remove_all_but(self._digests)
         if self._owes_rewriting:
             # secure_delete wipes a row where it stands, not the copies left where SQLite moved it from page to page.
             await self._database.rewrite()
@@ -89,6 +98,12 @@ class Mirror:
         if not await self._database.checkpoint():
             log.info("could not empty the log of what was purged, left it to the next purge")
         return purged
+
+    async def _digests(self) -> Set[bytes]:
+        """Of every account's assets."""
+        async with self._database.read() as connection:
+            rows = await connection.execute_fetchall("select distinct digest from asset")
+        return {bytes(row[0]) for row in rows}
 
     def of(self, account: str) -> AccountMirror:
         """The mirror bound to one account."""
@@ -121,8 +136,11 @@ async def open_mirror(
             async with database.write() as connection:
                 interrupted = await recover(connection)
                 await resume(connection, now=clock.now())
+                await interrupt(connection, now=clock.now())
         except StorageFailed as error:
             raise StartError(f"{path}: {error.text}") from error
         if interrupted:
             log.warning("an earlier process ended in mid-answer asks=%d", interrupted)
-        yield Mirror(database, clock, requests, cache_bytes=cache_bytes)
+        mirror = Mirror(database, clock, requests, cache_bytes=cache_bytes)
+        await mirror.files.clean()
+        yield mirror

@@ -147,14 +147,15 @@ class SyncMemory:
 async def resume(connection: aiosqlite.Connection, *, now: int) -> None:
     """Put right what an earlier process left, in every account; to be called once, before anything is asked for.
 
-    A conversation that is stale although it was being fetched counts a failure: the process may have died of it, and
-    would again. And what a clock that was ahead dated into the future happened just now, or sync would wait for that to
-    come; a sweep under way begins after it, as nobody knows what of it came before.
+    A conversation that is stale, or slim, although it was being fetched counts a failure: the process may have died of
+    it, and would again. And what a clock that was ahead dated into the future happened just now, or sync would wait for
+    that to come; a sweep under way begins after it, as nobody knows what of it came before.
     """
     await connection.execute(
         """
         update conversation set failures = failures + 1, failure = 'interrupted'
-        where (account, id) in (select account, trying from sync where trying is not null) and is_stale = 1
+        where (account, id) in (select account, trying from sync where trying is not null)
+          and (is_stale = 1 or is_slim = 1)
         """
     )
     await connection.execute(

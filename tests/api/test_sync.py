@@ -72,7 +72,7 @@ async def test_an_account_that_is_current_is_idle(house: House, chatgpt: Simulat
         "resumes_at": None,
         "last_full_sweep": iso(NOON),
         "last_listed_at": iso(NOON),
-        "conversations": {"known": 3, "current": 3, "stale": 0, "missing_upstream": 0, "set_aside": 0},
+        "conversations": {"known": 3, "current": 3, "stale": 0, "missing_upstream": 0, "set_aside": 0, "slim": 0},
         "set_aside": [],
         "plan": {"requests_needed": 0, "finishes_at": None},
         "budget": {"remaining": 50 - chatgpt.received(), "reserve": 10, "resets_at": iso(NOON + HOUR)},
@@ -264,7 +264,14 @@ async def test_what_is_set_aside_is_named(house: House, chatgpt: SimulatedChatGP
     newest = chatgpt.alice.conversations[0]
     assert told["set_aside"][0] == {"id": newest.id, "title": newest.title, "reason": "upstream_broken"}
     assert len(told["set_aside"]) == 20
-    assert told["conversations"] == {"known": 25, "current": 0, "stale": 3, "missing_upstream": 0, "set_aside": 22}
+    assert told["conversations"] == {
+        "known": 25,
+        "current": 0,
+        "stale": 3,
+        "missing_upstream": 0,
+        "set_aside": 22,
+        "slim": 0,
+    }
 
 
 async def test_what_is_known_is_the_sum_of_the_rest(house: House, chatgpt: SimulatedChatGPT) -> None:
@@ -281,7 +288,7 @@ async def test_what_is_known_is_the_sum_of_the_rest(house: House, chatgpt: Simul
     chatgpt.fault("conversation/*", reset=True)
     await advance(house)
     counts = (await status(house.client))["conversations"]
-    assert counts == {"known": 7, "current": 4, "stale": 1, "missing_upstream": 1, "set_aside": 1}
+    assert counts == {"known": 7, "current": 4, "stale": 1, "missing_upstream": 1, "set_aside": 1, "slim": 0}
 
 
 # ----------------------------------------------------------------------------------------------------------- the plan
@@ -382,7 +389,14 @@ async def test_a_full_pass_finds_what_is_gone(house: House, chatgpt: SimulatedCh
     assert (await house.client.post("/sync", json={"full": True})).status == 202
     await advance(house)
     told = await status(house.client)
-    assert told["conversations"] == {"known": 3, "current": 2, "stale": 0, "missing_upstream": 1, "set_aside": 0}
+    assert told["conversations"] == {
+        "known": 3,
+        "current": 2,
+        "stale": 0,
+        "missing_upstream": 1,
+        "set_aside": 0,
+        "slim": 0,
+    }
     assert (told["last_full_sweep"], told["last_pass"]["gone"]) == (iso(NOON + MINUTE), 1)
 
 

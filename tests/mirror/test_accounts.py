@@ -54,6 +54,19 @@ async def test_expired_tokens_are_cleared_away_by_the_next_one(mirror: Mirror, c
     assert set(rows(mirror.path, "select digest from credential")) == {(b"key",), (b"new",)}
 
 
+async def test_an_account_can_be_there_before_its_first_token(mirror: Mirror) -> None:
+    """An import brings it; its token joins it, with an address that counts for more than the export's."""
+    for _ in range(2):
+        await mirror.accounts.ensure("carol", email="carol@export")
+    assert (await mirror.accounts.all())[-1] == Account("carol", None, "carol@export", 0)
+    await mirror.accounts.accept("carol", b"carol", email="carol@home", expires_at=NOON + DAY)
+    await mirror.accounts.ensure("carol", email="carol@export")
+    assert (await mirror.accounts.all())[-1] == Account("carol", None, "carol@home", 0)
+    await mirror.accounts.ensure("dan", email=None)
+    await mirror.accounts.ensure("dan", email="dan@export")
+    assert (await mirror.accounts.all())[-1].email == "dan@export"
+
+
 async def test_an_email_is_not_lost_to_a_token_that_tells_none(mirror: Mirror) -> None:
     """A newer one replaces it."""
     await mirror.accounts.accept("alice", b"second", email=None, expires_at=NOON + DAY)

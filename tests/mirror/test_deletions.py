@@ -15,9 +15,11 @@ import pytest
 
 from chatgpt_rest.clock import DAY, SECOND
 from chatgpt_rest.errors import NotFound
+from chatgpt_rest.incoming import Pointer
 from chatgpt_rest.mirror import AccountMirror, AskState, Buried, ListQuery, Mirror, Standing
 from chatgpt_rest.model import ListedConversation, ListPage, Question
 from tests.house import NOON, ManualClock
+from tests.incoming import incoming, take
 from tests.mirrors import opening
 from tests.rows import rows
 from tests.shapes import conversation, message
@@ -57,8 +59,22 @@ async def begin_ask(mirror: AccountMirror, name: str, prompt: str) -> None:
 
 
 def bytes_of(mirror: Mirror) -> bytes:
-    """Every byte of the database and its log."""
-    return b"".join(file.read_bytes() for file in sorted(mirror.path.parent.glob("mirror.sqlite*")))
+    """Every byte of the database, its log and the assets."""
+    files = [*mirror.path.parent.glob("mirror.sqlite*"), *mirror.path.parent.glob("assets/**/*")]
+    return b"".join(file.read_bytes() for file in sorted(files) if file.is_file())
+
+
+async def add_asset(mirror: Mirror, of: AccountMirror, name: str, content: bytes) -> None:
+    """An export brings an asset."""
+    async with mirror.files.incoming() as file:
+        await file.write(content)
+        await of.assets.add(name, await file.keep(), name=f"{name}.txt", member=None)
+
+
+async def show(mirror: AccountMirror, name: str, *assets: str) -> None:
+    """A conversation of an export whose message shows these."""
+    pointers = [Pointer("n0", asset, f"{asset}.txt") for asset in assets]
+    await take(mirror, incoming(message(), name=name, account=mirror.account, pointers=pointers))
 
 
 # -------------------------------------------------------------------------------------------------------- bringing back
@@ -188,6 +204,47 @@ async def test_of_what_is_purged_no_byte_is_left(mirror: Mirror, alice: AccountM
     assert CANARY.encode() not in bytes_of(mirror)
     assert b"harmless" in bytes_of(mirror)
     assert rows(mirror.path, "select count(*) from ask") == [(0,)]
+
+
+async def test_of_the_assets_of_what_is_purged_no_byte_is_left(mirror: Mirror, alice: AccountMirror) -> None:
+    """Nor of their names; the other files of an export stay."""
+    await add_asset(mirror, alice, "file-canary", b"canary-7f0a")
+    await show(alice, "c", "file-canary", "file-canary-missing")
+    await alice.imports.keep_file("user.json", b"{}", modified_at=None)
+    await alice.deletions.bury("c")
+    assert await mirror.purge_deleted(before=NOON) == 0
+    assert b"canary-7f0a" in bytes_of(mirror)
+    assert await mirror.purge_deleted(before=LATER) == 1
+    assert b"canary" not in bytes_of(mirror)
+    assert await alice.imports.files() == [("user.json", b"{}")]
+
+
+async def test_an_asset_that_something_else_shows_is_not_purged(
+    mirror: Mirror, alice: AccountMirror, bob: AccountMirror
+) -> None:
+    """Be it one of this account's conversations, deleted though it is, or the same file in another account; and what
+    was never shown is nobody's to purge.
+    """
+    for name in ("file-both", "file-shared", "file-unplaced"):
+        await add_asset(mirror, alice, name, name.encode())
+    await add_asset(mirror, bob, "file-shared", b"file-shared")
+    await show(alice, "gone", "file-both", "file-shared")
+    await show(alice, "kept", "file-both")
+    await show(bob, "gone", "file-shared")
+    await alice.deletions.bury("gone")
+    assert await mirror.purge_deleted(before=LATER) == 1
+    assert [each.id for each in await alice.assets.all()] == ["file-both", "file-unplaced"]
+    for asset in (*await alice.assets.all(), *await bob.assets.all()):
+        assert mirror.files.path(asset.digest).read_bytes() == asset.id.encode()
+
+
+async def test_a_file_that_no_import_has_claimed_goes_with_the_next_purge(mirror: Mirror) -> None:
+    """A process died between the file's coming and the row's."""
+    async with mirror.files.incoming() as file:
+        await file.write(CANARY.encode())
+        await file.keep()
+    assert await mirror.purge_deleted(before=LATER) == 0
+    assert CANARY.encode() not in bytes_of(mirror)
 
 
 async def test_the_tombstone_stays_bare(mirror: Mirror, alice: AccountMirror, clock: ManualClock) -> None:
@@ -355,3 +412,17 @@ async def test_a_purged_draft_keeps_nothing_but_the_id_of_its_prompt(mirror: Mir
     asks = rows(mirror.path, "select prompt_node, idempotency_digest, request_digest from ask")
     assert asks == [("n0", None, b"")]
     assert CANARY.encode() not in bytes_of(mirror)
+
+
+async def test_of_two_drafts_that_became_one_conversation_a_deleted_one_decides(
+    mirror: Mirror, alice: AccountMirror
+) -> None:
+    """And nothing of the other is taken in and lost with it."""
+    question = Question("n1", "And why?", None, None, None)
+    await alice.asks.begin("other", question, draft_id="kept", title=None, idempotency_digest=None, request_digest=b"")
+    await alice.asks.end("other", AskState.UNCERTAIN, (), conversation_id=None, title=None)
+    await bury_draft(alice)
+    await save(alice, "theirs", "Why?", "And why?")
+    assert await alice.conversations.standing("theirs") is Standing.DELETED
+    assert await alice.conversations.standing("kept") is Standing.LOCAL
+    assert rows(mirror.path, "select id from node where conversation = 'kept'") == [("n1",)]

@@ -15,12 +15,14 @@ from pathlib import Path
 import pytest
 
 from chatgpt_rest.errors import StartError
-from chatgpt_rest.mirror import MIGRATIONS, Counts
+from chatgpt_rest.mirror import MIGRATIONS, Counts, Taken
 from chatgpt_rest.mirror.database import open_database
 from chatgpt_rest.mirror.migrations import APPLICATION_ID, migration_files, statements
 from tests.house import ManualClock
+from tests.incoming import incoming, take
 from tests.mirrors import opening
 from tests.rows import rows
+from tests.shapes import message
 
 FIRST = "-- First.\ncreate table one (a text) strict;\n"
 
@@ -222,6 +224,43 @@ async def test_a_mirror_of_the_first_version_loses_nothing(path: Path, tmp_path:
     (copy,) = path.parent.glob("*.before-*")
     assert copy.name == "mirror.sqlite.before-0002"
     assert {table: old_rows(copy, table) for table in OLD_COLUMNS} == before
+
+
+# What the second one added to that.
+SECOND_MIRROR = """
+update conversation set listed_at = 5, fetched_at = 6, met_update_time = 9000000 where id = 'here';
+update conversation set failures = 3, failure = 'upstream_broken' where id = 'changed';
+update conversation set purged_at = 7, title = null where id = 'buried';
+insert into listing (account, list, read_at, swept_at, ground) values ('alice', 'plain', 5, 5, 12000000);
+insert into sync (account, swept_at) values ('alice', 5);
+"""
+
+
+async def test_a_mirror_of_the_second_version_loses_nothing(path: Path, tmp_path: Path, clock: ManualClock) -> None:
+    """Every row of it is there after the archive came, sync goes on where it was, and a copy lies beside it."""
+    second = tmp_path / "second"
+    second.mkdir()
+    for name in ("0001_mirror.sql", "0002_sync.sql"):
+        shutil.copy(MIGRATIONS / name, second)
+    await migrate(path, second)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.executescript(FIRST_MIRROR + SECOND_MIRROR)
+    names = [*OLD_COLUMNS, "listing", "sync"]
+    columns = {name: ", ".join(row[1] for row in rows(path, f"pragma table_info({name})")) for name in names}
+    queries = [f"select {columns[name]} from {name} order by 1, 2" for name in names]
+    before = [rows(path, query) for query in queries]
+    async with opening(path.parent, clock) as mirror:
+        alice = mirror.of("alice")
+        assert await alice.backlog.stale(limit=9) == ["listed"]
+        assert await alice.backlog.slim(limit=9) == []
+        assert (await alice.listings.all())[0].ground == 12_000_000
+    assert [rows(path, query) for query in queries] == before
+    (copy,) = path.parent.glob("*.before-*")
+    assert copy.name == "mirror.sqlite.before-0003"
+    assert [rows(copy, query) for query in queries] == before
+    async with opening(path.parent, clock) as mirror:
+        taken = await take(mirror.of("alice"), incoming(message("More."), name="listed"))
+        assert taken == [Taken("imported", imported=1)]
 
 
 # -------------------------------------------------------------------------------------------------------------- files

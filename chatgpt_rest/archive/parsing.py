@@ -1,0 +1,300 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One conversation of an export: from its raw JSON to rows.
+
+Ordinary ones take the fast way, which cuts the raw JSON into the pieces that the mirror keeps and looks into them for
+what the columns need. Whatever surprises it takes the slow way, through Python's own parser and
+`chatgpt_json.conversation`, which knows every oddity. Both give the same rows, but for blanks and escapes in raw JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from hashlib import blake2b
+from typing import Final, NamedTuple
+
+import msgspec
+from msgspec import UNSET, Raw, UnsetType
+
+from chatgpt_rest import chatgpt_json
+from chatgpt_rest.archive.traces import traces
+from chatgpt_rest.chatgpt_assets import asset_pointers
+from chatgpt_rest.chatgpt_json import is_hidden, is_too_deep, printable
+from chatgpt_rest.incoming import Incoming, Marks, NodeRow, Pointer
+from chatgpt_rest.model import Completeness, Conversation, Shape
+
+_DIGEST_BYTES: Final = 16
+_LEVELS_ABOVE: Final = 3  # a message lies in a node in a mapping in a conversation
+_FEW_BRACKETS: Final = chatgpt_json.DEEPEST - _LEVELS_ABOVE - 2
+_SEPARATOR: Final = re.compile(rb'[ \t\r\n,]*+"([^"\\]*+)"[ \t\r\n]*+:[ \t\r\n]*+')
+_END: Final = re.compile(rb"[ \t\r\n]*+\}[ \t\r\n]*+")
+
+
+class Unreadable(Exception):
+    """This conversation cannot be taken in, with what can still be told of it. `messages` are lost with it."""
+
+    def __init__(self, reason: str, id_: str | None, title: str | None, messages: int) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.id = id_
+        self.title = title
+        self.messages = messages
+
+
+class _Surprise(Exception):
+    """It is not as ordinary as the fast way needs it."""
+
+
+_NO_MESSAGE: Final = Raw(b"null")
+
+
+class _Node(msgspec.Struct, forbid_unknown_fields=True):
+    """A node as every export writes it."""
+
+    id: str | UnsetType = UNSET
+    message: Raw = _NO_MESSAGE
+    parent: str | None = None
+    children: list[str] | UnsetType = UNSET
+
+
+_any: Final = msgspec.json.Decoder()
+_members: Final = msgspec.json.Decoder(dict[str, Raw])
+_mapping: Final = msgspec.json.Decoder(dict[str, _Node])
+_encode: Final = msgspec.json.Encoder().encode
+
+
+def parse(raw: bytes, *, account: str) -> Incoming:
+    """The conversation whose JSON this is. Raises Unreadable where it is none, or could not be kept as it is."""
+    try:
+        return _fast(raw, account)
+    except (_Surprise, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return _slow(raw, account)
+
+
+# ------------------------------------------------------------------------------------------------------- the fast way
+
+
+def _fast(raw: bytes, account: str) -> Incoming:
+    members = _members.decode(raw)
+    if "mapping" not in members or chatgpt_json.DELETED_UPSTREAM in members or _has_doubles(raw, members):
+        raise _Surprise
+    raw_mapping = members.pop("mapping")
+    mapping = _mapping.decode(raw_mapping)
+    outline = _outline(members)
+    _check(mapping, raw_mapping)
+    conversation = outline.id
+    rows: list[NodeRow] = []
+    pointers: list[Pointer] = []
+    messages = hidden = slim = 0
+    for key, each in mapping.items():
+        children = None if each.children is UNSET else _encode(each.children).decode()
+        raw_message = bytes(each.message)
+        if raw_message == b"null":
+            full = int(Shape.FULL)
+            rows.append((account, conversation, key, len(rows), each.parent, children, None, None, None, full))
+            continue
+        message = _any.decode(raw_message)
+        # A look at the brackets, those in its words as well, is quick and nearly always enough.
+        brackets = raw_message.count(b"{") + raw_message.count(b"[")
+        if not isinstance(message, dict) or (brackets > _FEW_BRACKETS and is_too_deep(message, within=_LEVELS_ABOVE)):
+            raise _Surprise
+        time, shape = chatgpt_json.time_us(message.get("create_time")), int(chatgpt_json.shape(message))
+        rows.append((account, conversation, key, len(rows), each.parent, children, None, raw_message, time, shape))
+        messages += 1
+        hidden += is_hidden(message)
+        slim += shape == Shape.SLIM
+        for pointer in asset_pointers(message):
+            pointers.append(Pointer(key, *pointer))  # noqa: PERF401 - nearly always there are none
+    counts = _Counts(messages, hidden, is_slim=slim > 0)
+    return _incoming(raw, outline, envelope=_encode(members), rows=rows, pointers=pointers, counts=counts)
+
+
+def _outline(members: Mapping[str, Raw]) -> Conversation:
+    """What the members beside the mapping say. Raises _Surprise where that is not enough, or too deep."""
+    try:
+        return chatgpt_json.conversation({**{name: _any.decode(raw) for name, raw in members.items()}, "mapping": {}})
+    except ValueError:
+        raise _Surprise from None
+
+
+def _has_doubles(raw: bytes, members: Mapping[str, Raw]) -> bool:
+    """Whether the object holds more than these members: of a name that stands in it twice only the last one came."""
+    at = raw.index(b"{") + 1
+    for name, value in members.items():
+        separator = _SEPARATOR.match(raw, at)
+        if separator is None or separator[1] != name.encode():
+            return True
+        at = separator.end() + len(memoryview(value))
+    return _END.fullmatch(raw, at) is None
+
+
+def _check(mapping: Mapping[str, _Node], raw_mapping: Raw) -> None:
+    """Raises _Surprise where what nodes say of themselves would not all come back from their rows."""
+    told = {child: key for key, each in mapping.items() if each.children is not UNSET for child in each.children}
+    messages = 0
+    for key, each in mapping.items():
+        messages += each.message is not _NO_MESSAGE
+        if each.id != key and each.id is not UNSET:
+            raise _Surprise
+        parent = None if each.parent is None else mapping.get(each.parent)
+        if parent is not None and parent.children is not UNSET and told.get(key) != each.parent:
+            raise _Surprise
+    # A node may be there twice, or say twice what its message is. No text holds these bytes: quotes are escaped there.
+    if bytes(raw_mapping).count(b'"message":') != messages:
+        raise _Surprise
+
+
+# ------------------------------------------------------------------------------------------------------- the slow way
+
+
+class _Doubts:
+    """What Python's parser takes, and the mirror could not give back as it came."""
+
+    def __init__(self) -> None:
+        self.reason: str | None = None
+
+    def read(self, text: str) -> object:
+        """The JSON in a text. Raises ValueError where there is none, and RecursionError."""
+        return json.loads(
+            text,
+            strict=False,
+            object_pairs_hook=self._object,
+            parse_constant=self._constant,
+            parse_float=self._float,
+            parse_int=self._int,
+        )
+
+    def _object(self, pairs: list[tuple[str, object]]) -> dict[str, object]:
+        members = dict(pairs)
+        if len(members) < len(pairs):
+            self.reason = "it has two members of one name in one place"
+        return members
+
+    def _constant(self, name: str) -> None:
+        self.reason = f"it holds {name}, which is no JSON"
+
+    def _float(self, digits: str) -> float:
+        value = float(digits)
+        if math.isinf(value):
+            self.reason = "it holds a number that is too large for any float"
+        return value
+
+    def _int(self, digits: str) -> int:
+        try:
+            return int(digits)
+        except ValueError:
+            self.reason = f"it holds a number of {len(digits)} digits"
+            return 0
+
+
+def _slow(raw: bytes, account: str) -> Incoming:
+    doubts = _Doubts()
+    try:
+        value = doubts.read(raw.decode())
+    except UnicodeDecodeError as error:
+        raise Unreadable(f"it is not UTF-8, at its byte {error.start}", *traces(raw)) from None
+    except RecursionError:
+        raise Unreadable("it is nested too deep", *traces(raw)) from None
+    except json.JSONDecodeError as error:
+        raise Unreadable(f"it is no JSON: {error.msg.lower()}, at its character {error.pos}", *traces(raw)) from None
+    try:
+        tree = chatgpt_json.conversation(value)
+    except ValueError as error:
+        product = chatgpt_json.is_other_product(value)
+        raise _unreadable(f"it is of {product}" if product else doubts.reason or str(error), value) from None
+    if doubts.reason is not None:
+        raise _unreadable(doubts.reason, value)
+    if any(printable(key) != key for key in tree.nodes):
+        raise _unreadable("the id of a node in it holds half a surrogate pair", value)
+    return _from_tree(raw, tree, account)
+
+
+def _unreadable(reason: str, value: object) -> Unreadable:
+    members = value if isinstance(value, dict) else {}
+    ids = (members.get("conversation_id"), members.get("id"))
+    title, mapping = members.get("title"), members.get("mapping")
+    nodes = mapping.values() if isinstance(mapping, dict) else ()
+    return Unreadable(
+        reason,
+        next((each for each in ids if isinstance(each, str) and each), None),
+        title if isinstance(title, str) else None,
+        sum(1 for node in nodes if isinstance(node, dict) and node.get("message") is not None),
+    )
+
+
+def _from_tree(raw: bytes, tree: Conversation, account: str) -> Incoming:
+    nodes = list(tree.nodes.values())
+    messages = {each.id: json.loads(each.message) for each in nodes if each.message is not None}
+    rows: list[NodeRow] = [
+        (
+            account,
+            tree.id,
+            each.id,
+            position,
+            printable(each.parent),
+            None if each.children is None else _encode([printable(child) for child in each.children]).decode(),
+            chatgpt_json.pack(each.extra) if each.extra else None,
+            each.message,
+            each.create_time,
+            int(each.shape),
+        )
+        for position, each in enumerate(nodes)
+    ]
+    pointers = [
+        Pointer(key, asset, printable(name), printable(media_type))
+        for key, message in messages.items()
+        if isinstance(message, dict)
+        for asset, name, media_type in asset_pointers(message)
+    ]
+    marks = [
+        Marks(each.id, int(each.completeness), each.is_absent_upstream)
+        for each in nodes
+        if each.completeness is not Completeness.COMPLETE or each.is_absent_upstream
+    ]
+    counts = _Counts(
+        messages=len(messages),
+        hidden=sum(map(is_hidden, messages.values())),
+        is_slim=any(each.shape is Shape.SLIM for each in nodes),
+    )
+    envelope = chatgpt_json.pack(tree.envelope)
+    return _incoming(raw, tree, envelope=envelope, rows=rows, pointers=pointers, counts=counts, marks=marks)
+
+
+class _Counts(NamedTuple):
+    messages: int
+    hidden: int
+    is_slim: bool
+
+
+def _incoming(
+    raw: bytes,
+    tree: Conversation,
+    *,
+    envelope: bytes,
+    rows: list[NodeRow],
+    pointers: list[Pointer],
+    counts: _Counts,
+    marks: Sequence[Marks] = (),
+) -> Incoming:
+    return Incoming(
+        id=tree.id,
+        title=printable(tree.title),
+        create_time=tree.create_time,
+        update_time=tree.update_time,
+        current_node=printable(tree.current_node),
+        envelope=envelope,
+        is_archived=tree.is_archived,
+        is_starred=tree.is_starred,
+        project=printable(tree.project),
+        model=printable(tree.model),
+        is_slim=counts.is_slim,
+        digest=blake2b(raw, digest_size=_DIGEST_BYTES).digest(),
+        messages=counts.messages,
+        hidden=counts.hidden,
+        nodes=rows,
+        pointers=pointers,
+        marks=list(marks),
+        is_deleted_upstream=tree.is_deleted_upstream,
+    )
