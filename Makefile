@@ -16,7 +16,7 @@ SOURCES := chatgpt_rest tests bench docs server.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo run test soak check format bench picture lock clean $(VENV)
+.PHONY: help demo run test browser soak check format bench picture lock clean $(VENV)
 
 help:  ## list the targets
 	@awk -F ':.*  ## ' '/^[.a-z$$()A-Z]+:.*  ## / { sub(/\$$\(VENV\)/, ".venv", $$1); printf "make %-8s%s\n", $$1, $$2 }' Makefile
@@ -28,8 +28,15 @@ run: $(BUILT)  ## the real server, as config.toml says
 	@$(PY) server.py
 
 # -X dev without its slow memory hooks: nothing here is written in C. A process a core: each test has its own folder and ports.
-test: $(BUILT)  ## every test, with coverage
+test: $(BUILT) browser  ## every test, with coverage
 	@PYTHONMALLOC=pymalloc $(PY) -X dev -m pytest -n auto --dist worksteal --cov --cov-report=term
+
+# What the browser tests need. Where it cannot be installed they are skipped, by name.
+browser:
+	@command -v chromium >/dev/null || { \
+	    command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ] && apt-get update -qq && \
+	    DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends chromium >/dev/null; \
+	} || echo "chromium is missing: on Debian, apt-get install chromium" >&2
 
 soak: $(BUILT)  ## what is generated, fifteen times as long: the budget, merging, ChatGPT's JSON, syncs
 	@$(PY) -X dev -m pytest -q --hypothesis-profile=soak tests/test_budget.py tests/test_merge.py \

@@ -26,12 +26,13 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from chatgpt_rest import __version__
 from chatgpt_rest.archive.backup import Manifest, Place, open_backup, pack, read_backup
-from chatgpt_rest.archive.staging import Staging, fsync_folder
+from chatgpt_rest.archive.staging import Staging
 from chatgpt_rest.auth import read_digest_key
 from chatgpt_rest.clock import HOUR, SECOND, Clock, iso
 from chatgpt_rest.config import Config
 from chatgpt_rest.errors import BadRequest, Conflict, MirrorError, StartError, StorageFailed
-from chatgpt_rest.mirror.database import _lock as held
+from chatgpt_rest.folders import fsync_folder
+from chatgpt_rest.mirror.database import locked
 from chatgpt_rest.mirror.snapshot import (
     CarriedOver,
     carry_over,
@@ -214,7 +215,7 @@ def _held(place: Place) -> Iterator[None]:
     if place.database.is_symlink():
         raise StartError(f"{place.database} is a link; name the file itself with [mirror] path")
     try:
-        with held(place.database):
+        with locked(place.database):
             yield
     except StartError as error:
         if error.code != "locked":

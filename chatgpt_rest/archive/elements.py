@@ -160,7 +160,7 @@ class _File:
                 item: Element | Damage = self._next()
             else:
                 item = self._damage(self._window.at, self._window.at)
-            if isinstance(item, Damage) and item.is_rest and item.offset == item.index == 0:
+            if isinstance(item, Damage) and item.is_rest and item.index == 0:
                 item = replace(item, reason="it is no list of conversations")
             yield item
 

@@ -181,17 +181,14 @@ class Jobs:
 
     async def _end(self, upload: Upload, state: JobEnd) -> None:
         await upload.spool.remove()
-        upload.ended_at = self._clock.now()
-        upload.state = state
-        outcome = {
-            "ledger": None if upload.ledger is None else upload.ledger.as_json(),
-            "error": upload.error,
-        }
-        log.info("an import ended job=%s account=%s state=%s", upload.id, upload.account, state)
+        outcome = {"ledger": None if upload.ledger is None else upload.ledger.as_json(), "error": upload.error}
         try:
             await self._mirror.of(upload.account).import_jobs.finish(upload.id, state, msgspec.json.encode(outcome))
         except MirrorError as error:  # this process still knows; the next one finds it interrupted
             log.warning("the end of an import could not be written job=%s reason=%s", upload.id, error.text)
+        upload.ended_at = self._clock.now()
+        upload.state = state
+        log.info("an import ended job=%s account=%s state=%s", upload.id, upload.account, state)
 
 
 def _status_json(

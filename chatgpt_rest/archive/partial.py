@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from chatgpt_rest.errors import MirrorError, StorageFailed
+from chatgpt_rest.folders import fsync_folder
 
 
 @contextmanager
@@ -31,7 +32,7 @@ def partial(target: Path, *, beside: Path, is_durable: bool) -> Iterator[IO[byte
                 os.fsync(file.fileno())
         beside.replace(target)
         if is_durable:
-            _sync_folder(target.parent)
+            fsync_folder(target.parent)
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
@@ -46,11 +47,3 @@ def disk_faults(place: Path) -> Iterator[None]:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
             raise StorageFailed(f"the disk that holds {place} is full", code="storage_full") from error
         raise MirrorError(f"{error.filename or place}: {error.strerror or error}", code="storage_failed") from error
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -31,7 +31,7 @@ _REST_OF_STRING: Final = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+("?)', re.DOTALL
 _BLANK: Final = re.compile(rb"[ \t\r\n]*+")
 _SCALAR: Final = re.compile(rb"-?[0-9][-+.0-9eE]*+|-?Infinity|NaN|true|false|null")
 _LONGEST_SCALAR: Final = 100_000  # characters: beyond any number that Python reads
-_DEEPEST: Final = 1_000_000  # levels
+_DEEPEST: Final = 200_000  # levels
 
 # What may come next: a value, or the end of an empty list; a name, or the end of an empty object; …
 _VALUE, _FIRST, _NAME, _FIRST_NAME, _COLON, _MORE = range(6)

@@ -16,6 +16,7 @@ from typing import Final
 
 from chatgpt_rest.archive.backup import DATABASE, KEY, Backup, Look, Member, Place
 from chatgpt_rest.errors import BadRequest
+from chatgpt_rest.folders import fsync_folder, make_folder
 from chatgpt_rest.mirror.snapshot import Contents, inspect
 
 _BESIDE: Final = ("-wal", "-journal", "-shm")
@@ -55,7 +56,7 @@ class Staging:
         """Read all of a backup, write what is missing beside the mirror, and check it. Raises BadRequest where the
         backup is damaged, OSError. Answers what its database holds.
         """
-        _make_folder(self._assets)
+        make_folder(self._assets)
         for member in backup.manifest.members:
             target = {DATABASE: self.database, KEY: self._key}.get(member.name, self._assets / member.sha256)
             blocks = backup.read(member)
@@ -77,7 +78,7 @@ class Staging:
             self._keep_assets(Path(f"{kept}.assets"), but=set(contents.assets))
         for file in sorted(self._assets.iterdir()):
             target = self._place.asset(file.name)
-            _make_folder(target.parent)
+            make_folder(target.parent)
             file.replace(target)
             fsync_folder(target.parent)
         database, key = self._place.database, self._place.key
@@ -103,7 +104,7 @@ class Staging:
         """Give the files that only the old database names a second name: the next purge takes them for nobody's."""
         for file in self._place.assets_folder.glob("[0-9a-f][0-9a-f]/*"):
             if file.name not in but:
-                _make_folder(folder / file.parent.name)
+                make_folder(folder / file.parent.name)
                 (folder / file.parent.name / file.name).hardlink_to(file)
 
     def _is_here(self, member: Member, look_on: Callable[[], None]) -> bool:
@@ -132,19 +133,3 @@ def _link(file: Path, name: Path) -> None:
     """Give a file a second name, if it is there."""
     if file.exists():
         name.hardlink_to(file)
-
-
-def _make_folder(folder: Path) -> None:
-    if not folder.is_dir():
-        _make_folder(folder.parent)
-        folder.mkdir(mode=0o700)
-        fsync_folder(folder.parent)
-
-
-def fsync_folder(folder: Path) -> None:
-    """Let what was renamed in a folder outlast a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -19,6 +19,7 @@ from threading import Lock
 from typing import BinaryIO, Final
 
 from chatgpt_rest.errors import StorageFailed
+from chatgpt_rest.folders import fsync_folder, make_folder
 from chatgpt_rest.mirror.media_types import HEAD_BYTES, TAIL_BYTES, media_type
 
 _DIGEST_LETTERS: Final = 2 * sha256().digest_size
@@ -134,10 +135,10 @@ class IncomingFile:
             os.fsync(file.fileno())
             kept = KeptFile(self._digest.digest(), self._size_bytes, media_type(self._head, self._tail))
             place = self._files.path(kept.digest)
-            _make_folder(place.parent)
+            make_folder(place.parent)
             # In the place of one that is there already: equal, unless that was damaged since.
             self._path.replace(place)
-            _fsync_folder(place.parent)
+            fsync_folder(place.parent)
         return kept
 
     def _close(self) -> None:
@@ -152,26 +153,9 @@ class IncomingFile:
         if self._is_over:
             raise ValueError("this file is closed")
         if self._file is None:
-            _make_folder(self._path.parent)
+            make_folder(self._path.parent)
             self._file = os.fdopen(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
         return self._file
-
-
-def _make_folder(folder: Path) -> None:
-    """Make a folder, and those above it, such that a power cut does not take them away."""
-    if folder.is_dir():
-        return
-    _make_folder(folder.parent)
-    folder.mkdir(mode=0o700, exist_ok=True)
-    _fsync_folder(folder.parent)
-
-
-def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

@@ -99,7 +99,7 @@ async def open_database(path: Path, migrations: Path) -> AsyncIterator[Database]
     if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
         raise StartError(f"SQLite {sqlite3.sqlite_version} is too old: 3.37 or newer is needed")
     async with AsyncExitStack() as stack:
-        stack.enter_context(_lock(path))
+        stack.enter_context(locked(path))
         with _start_faults(path):
             _check_header(path)
             writer = await stack.enter_async_context(aiosqlite.connect(path, isolation_level=None))
@@ -118,7 +118,7 @@ async def open_database(path: Path, migrations: Path) -> AsyncIterator[Database]
 
 
 @contextmanager
-def _lock(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     """Hold the file beside the database that says which process it belongs to, and the database file itself: the first
     can be deleted by a tidy person. The kernel lets go of both at any death.
     """

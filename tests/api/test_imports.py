@@ -6,6 +6,8 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import os
+import signal
 import zipfile
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -62,6 +64,18 @@ def export(*conversations: dict[str, Any], account: str | None = None, assets: d
 
 
 GROCERIES: Final = export(conversation("groceries", "What do I need?", "Milk."))
+
+
+@pytest.fixture(scope="module")
+def large() -> bytes:
+    """An export of twenty conversations of a megabyte, in as many transactions."""
+    return export(*(conversation(f"c{number}", Random(number).randbytes(500_000).hex()) for number in range(20)))
+
+
+def reading_process() -> int:
+    """The one process that this one has started."""
+    (pid,) = Path(f"/proc/self/task/{os.getpid()}/children").read_text("ascii").split()
+    return int(pid)
 
 
 async def upload(client: Client, *files: bytes, **fields: str) -> Answered:
@@ -220,21 +234,39 @@ async def test_an_upload_that_breaks_off_leaves_nothing(house: House, client: Cl
     assert (await ended(client, await upload(client, GROCERIES)))["state"] == "done"
 
 
+async def test_how_far_it_is_can_be_asked(client: Client, clock: ManualClock, large: bytes) -> None:
+    """What has been read of how much, how fast, and how long the rest takes at that speed; no ledger yet."""
+    answered = await upload(client, large)
+    reader = reading_process()
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while not (status := (await client.get(answered.json["url"])).json)["progress"]["conversations"]:
+            pass
+    os.kill(reader, signal.SIGSTOP)
+    clock.move(seconds=1_000)
+    status = (await client.get(answered.json["url"])).json
+    os.kill(reader, signal.SIGCONT)
+    assert (status["state"], status["ledger"], status["ended_at"]) == ("running", None, None)
+    progress = status["progress"]
+    assert 0 < progress["conversations"] == progress["messages"] < 20
+    assert 0 < progress["done_bytes"] < progress["total_bytes"]
+    assert progress["bytes_per_second"] == round(progress["done_bytes"] / 1_000)
+    assert progress["seconds_left"] > 0
+    assert (await ended(client, answered))["progress"] is None
+
+
 async def test_a_stop_interrupts_it(
-    tmp_path: Path, chatgpt: SimulatedChatGPT, base_url: str, clock: ManualClock
+    tmp_path: Path, chatgpt: SimulatedChatGPT, base_url: str, clock: ManualClock, large: bytes
 ) -> None:
     """The next server knows, what came stays, and the same upload finishes it."""
-    conversations = [conversation(f"c{number}", Random(number).randbytes(500_000).hex()) for number in range(20)]
-    made = export(*conversations)
     async with open_house(tmp_path, chatgpt, base_url, clock) as house:
-        answered = await upload(house.client, made)
+        answered = await upload(house.client, large)
         assert answered.json["state"] in {"waiting", "running"}
     async with open_house(tmp_path, chatgpt, base_url, clock) as house:
         status = await ended(house.client, answered)
         assert status["state"] == "interrupted"
         assert status["ended_at"] is not None
         assert spooled(house) == []
-        again = await ended(house.client, await upload(house.client, made))
+        again = await ended(house.client, await upload(house.client, large))
         counts = again["ledger"]["conversations"]
         assert counts["imported"] + counts["unchanged"] == counts["read"] == 20
         assert (await house.client.get("/conversations/c19")).status == 200
