@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -182,6 +183,21 @@ def conversation(value: object, *, conversation_id: str | None = None) -> Conver
     """
     if not isinstance(value, dict) or not isinstance(value.get("mapping"), dict):
         raise ValueError("it has no mapping")
+    bare = outline(value, conversation_id=conversation_id)
+    mapping: dict[str, object] = value["mapping"]
+    kin = chatgpt_nodes.kin(mapping)
+    left_out = {"mapping", *((DELETED_UPSTREAM,) if bare.is_deleted_upstream else ())}
+    envelope = {name: dump(member) for name, member in value.items() if name not in left_out}
+    if no_nodes := {key: raw for key, raw in mapping.items() if not isinstance(raw, dict)}:
+        envelope["mapping"] = dump(no_nodes)
+    nodes = {key: _tree_node(key, _dict(raw), kin.get(key, set())) for key, raw in mapping.items()}
+    return replace(bare, nodes=nodes, envelope=envelope)
+
+
+def outline(value: Mapping[str, Any], *, conversation_id: str | None = None) -> Conversation:
+    """What a conversation says of itself, with neither nodes nor envelope. Raises ValueError where it has no id, or not
+    the one that was asked for, or is nested too deep.
+    """
     if is_too_deep(value):
         raise ValueError("it is nested too deep")
     own_id = value.get("conversation_id") or value.get("id") or conversation_id
@@ -190,26 +206,18 @@ def conversation(value: object, *, conversation_id: str | None = None) -> Conver
     if conversation_id is not None and own_id != conversation_id:
         raise ValueError("it is another conversation than the one asked for")
     listed = _listed({**value, "id": own_id})
-    mapping: dict[str, object] = value["mapping"]
-    kin = chatgpt_nodes.kin(mapping)
-    is_deleted_upstream = value.get(DELETED_UPSTREAM) is True
-    left_out = {"mapping", *((DELETED_UPSTREAM,) if is_deleted_upstream else ())}
-    envelope = {name: dump(member) for name, member in value.items() if name not in left_out}
-    if no_nodes := {key: raw for key, raw in mapping.items() if not isinstance(raw, dict)}:
-        envelope["mapping"] = dump(no_nodes)
     return Conversation(
         id=own_id,
         title=listed.title,
         create_time=listed.create_time,
         update_time=listed.update_time,
         current_node=_str(value.get("current_node")),
-        nodes={key: _tree_node(key, _dict(raw), kin.get(key, set())) for key, raw in mapping.items()},
-        envelope=envelope,
+        nodes={},
         is_archived=listed.is_archived,
         is_starred=listed.is_starred,
         project=listed.project,
         model=_str(value.get("default_model_slug")),
-        is_deleted_upstream=is_deleted_upstream,
+        is_deleted_upstream=value.get(DELETED_UPSTREAM) is True,
     )
 
 
@@ -323,8 +331,7 @@ def is_hidden(message: object) -> bool:
     """Whether ChatGPT's own page leaves this message out. A matter of view: everything is stored."""
     if not isinstance(message, dict):
         return True
-    metadata = _dict(message.get("metadata"))
-    kind = _content_type(message)
+    metadata, kind = _dict(message.get("metadata")), _content_type(message)
     if metadata.get("is_visually_hidden_from_conversation") or message.get("weight") == 0 or kind in _HIDDEN_TYPES:
         return True
     match _dict(message.get("author")).get("role"):

@@ -43,11 +43,12 @@ def children(value: object) -> tuple[str, ...] | None:
 
 
 def kin(mapping: Mapping[str, object]) -> dict[str | None, set[str]]:
-    """The nodes that name each one as their parent."""
+    """The nodes that name each other one as their parent: no node is its own child."""
     found: dict[str | None, set[str]] = {}
     for key, members in mapping.items():
-        if isinstance(members, dict):
-            found.setdefault(parent(members.get("parent")), set()).add(key)
+        above = parent(members.get("parent")) if isinstance(members, dict) else None
+        if above != key:
+            found.setdefault(above, set()).add(key)
     return found
 
 

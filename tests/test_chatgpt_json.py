@@ -218,6 +218,34 @@ def test_reading_a_conversation_raises_nothing_but_value_error(value: object) ->
         json.loads(chatgpt_json.whole(tree))
 
 
+def test_the_whole_shows_a_tree_that_is_in_order() -> None:
+    """What nodes say oddly is kept, and is no part of the answer: a client of the API finds every child and parent."""
+    value = conversation_json(None, message(), message())
+    odd = {**value, "mapping": {**value["mapping"], "n3": 5}}
+    odd["mapping"]["n0"] = {**value["mapping"]["n0"], "id": "other", "children": None}
+    odd["mapping"]["n1"] = {**value["mapping"]["n1"], "children": []}
+    tree = chatgpt_json.conversation(odd)
+    assert [set(node.extra) for node in tree.nodes.values()] == [{"id", "children"}, {"children"}, set(), set()]
+    nothing: dict[str, object] = {"id": "n3", "message": None, "parent": None, "children": []}
+    assert json.loads(chatgpt_json.whole(tree))["mapping"] == {**value["mapping"], "n3": nothing}
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ({"uuid": "u", "name": "A title", "chat_messages": []}, "Claude"),
+        ({"chat_messages": [], "mapping": {}}, None),
+        (conversation_json(), None),
+        (["chat_messages"], None),
+        ("chat_messages", None),
+    ],
+    ids=["Claude's", "both", "ChatGPT's", "a list", "a text"],
+)
+def test_another_products_conversation_is_known_by_its_members(value: object, expected: str | None) -> None:
+    """So that a person is told what it is, and not only what it lacks."""
+    assert chatgpt_json.is_other_product(value) == expected
+
+
 def test_a_message_outside_a_tree_becomes_a_node() -> None:
     """What a stream shows is kept raw, with its time and shape."""
     node = chatgpt_json.node(message(), parent="p", completeness=Completeness.PARTIAL)

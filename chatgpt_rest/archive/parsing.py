@@ -47,6 +47,8 @@ class _Surprise(Exception):
     """It is not as ordinary as the fast way needs it."""
 
 
+_FULL: Final = int(Shape.FULL)
+_SLIM: Final = int(Shape.SLIM)
 _NO_MESSAGE: Final = Raw(b"null")
 
 
@@ -82,45 +84,50 @@ def _fast(raw: bytes, account: str) -> Incoming:
         raise _Surprise
     raw_mapping = members.pop("mapping")
     mapping = _mapping.decode(raw_mapping)
-    outline = _outline(members)
+    envelope = _encode(members)
+    outline = _outline(envelope)
     _check(mapping, raw_mapping)
     conversation = outline.id
     rows: list[NodeRow] = []
     pointers: list[Pointer] = []
     messages = hidden = slim = 0
-    for key, each in mapping.items():
+    for position, (key, each) in enumerate(mapping.items()):
         children = None if each.children is UNSET else _encode(each.children).decode()
-        raw_message = bytes(each.message)
-        if raw_message == b"null":
-            full = int(Shape.FULL)
-            rows.append((account, conversation, key, len(rows), each.parent, children, None, None, None, full))
+        if each.message is _NO_MESSAGE or (raw_message := bytes(each.message)) == b"null":
+            rows.append((account, conversation, key, position, each.parent, children, None, None, None, _FULL))
             continue
         message = _any.decode(raw_message)
         # A look at the brackets, those in its words as well, is quick and nearly always enough.
-        brackets = raw_message.count(b"{") + raw_message.count(b"[")
-        if not isinstance(message, dict) or (brackets > _FEW_BRACKETS and is_too_deep(message, within=_LEVELS_ABOVE)):
+        if not isinstance(message, dict) or (
+            raw_message.count(b"{") + raw_message.count(b"[") > _FEW_BRACKETS
+            and is_too_deep(message, within=_LEVELS_ABOVE)
+        ):
             raise _Surprise
-        time, shape = chatgpt_json.time_us(message.get("create_time")), int(chatgpt_json.shape(message))
-        rows.append((account, conversation, key, len(rows), each.parent, children, None, raw_message, time, shape))
+        time = chatgpt_json.time_us(message.get("create_time"))
+        shape = _FULL if chatgpt_json.shape(message) is Shape.FULL else _SLIM
+        rows.append((account, conversation, key, position, each.parent, children, None, raw_message, time, shape))
         messages += 1
         hidden += is_hidden(message)
-        slim += shape == Shape.SLIM
+        slim += shape == _SLIM
         for pointer in asset_pointers(message):
             pointers.append(Pointer(key, *pointer))  # noqa: PERF401 - nearly always there are none
     counts = _Counts(messages, hidden, is_slim=slim > 0)
-    return _incoming(raw, outline, envelope=_encode(members), rows=rows, pointers=pointers, counts=counts)
+    return _incoming(raw, outline, envelope=envelope, rows=rows, pointers=pointers, counts=counts)
 
 
-def _outline(members: Mapping[str, Raw]) -> Conversation:
+def _outline(envelope: bytes) -> Conversation:
     """What the members beside the mapping say. Raises _Surprise where that is not enough, or too deep."""
     try:
-        return chatgpt_json.conversation({**{name: _any.decode(raw) for name, raw in members.items()}, "mapping": {}})
+        return chatgpt_json.outline(_any.decode(envelope))
     except ValueError:
         raise _Surprise from None
 
 
 def _has_doubles(raw: bytes, members: Mapping[str, Raw]) -> bool:
     """Whether the object holds more than these members: of a name that stands in it twice only the last one came."""
+    for comma, member in ((b", ", b'"%b": %b'), (b",", b'"%b":%b')):  # as programs write them
+        if raw == b"{%b}" % comma.join([member % (name.encode(), value) for name, value in members.items()]):
+            return False
     at = raw.index(b"{") + 1
     for name, value in members.items():
         separator = _SEPARATOR.match(raw, at)
