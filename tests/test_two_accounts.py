@@ -3,6 +3,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
+import json
+import zipfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Final
@@ -16,7 +20,52 @@ from tests.house import Answered, Client, House, ManualClock, open_house
 
 SHARED: Final = "6f9619ff-8b86-4d01-b42d-00cf4fc964ff"
 
+PICTURE: Final = "file_00000000c0ffee"
+
 Act = Callable[[Client], Awaitable[Answered]]
+
+
+def export() -> bytes:
+    """One of Alice's: the conversation that she shares an id with, and a picture in it."""
+    message = {
+        "id": "m1",
+        "author": {"role": "user"},
+        "content": {
+            "content_type": "multimodal_text",
+            "parts": ["alice asks", {"content_type": "image_asset_pointer", "asset_pointer": f"sediment://{PICTURE}"}],
+        },
+    }
+    conversation = {
+        "id": SHARED,
+        "title": "alice's title",
+        "update_time": 1_800_000_000.5,
+        "current_node": "m1",
+        "mapping": {"m1": {"id": "m1", "message": message, "parent": None}},
+    }
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        archive.writestr("conversations.json", json.dumps([conversation]))
+        archive.writestr(f"{PICTURE}.dat", b"\x89PNG\r\n\x1a\n of alice")
+    return content.getvalue()
+
+
+async def import_export(client: Client) -> Answered:
+    """To its end."""
+    begun = await client.post("/import", data=export(), headers={"Content-Type": "application/zip"})
+    assert begun.status == 202
+    async with asyncio.timeout(30):
+        job = await client.get(begun.json["url"])
+        while job.json["state"] in {"waiting", "running"}:
+            job = await client.get(begun.json["url"])
+    assert job.json["state"] == "done"
+    return job
+
+
+async def show_picture(client: Client) -> Answered:
+    """A picture of hers, which comes with an import."""
+    await import_export(client)
+    return await client.get(f"/assets/{PICTURE}")
+
 
 ACTS: dict[str, Act] = {
     "GET /conversations": lambda client: client.get("/conversations?archived=all&deleted=all"),
@@ -33,6 +82,10 @@ ACTS: dict[str, Act] = {
     "PATCH /conversations/{id}": lambda client: client.patch(
         f"/conversations/{SHARED}", json={"title": "alice's title", "is_archived": True}
     ),
+    "GET /conversations/{id}/export": lambda client: client.get(f"/conversations/{SHARED}/export?format=html"),
+    "POST /import": lambda client: client.post("/import", data=export(), headers={"Content-Type": "application/zip"}),
+    "GET /import/{job}": import_export,
+    "GET /assets/{id}": show_picture,
     "GET /sync": lambda client: client.get("/sync"),
     "POST /sync": lambda client: client.post("/sync", json={"full": True}),
     "GET /budget": lambda client: client.get("/budget"),
@@ -106,6 +159,15 @@ async def test_an_idempotency_key_belongs_to_its_account(
     ]
     assert len({answer.json["response"]["conversation_id"] for answer in answers}) == 2
     assert [chatgpt.received("POST", account=one.user_id) for one in (chatgpt.alice, chatgpt.bob)] == [1, 1]
+
+
+async def test_an_import_of_one_is_nothing_to_the_other(both: tuple[Client, Client]) -> None:
+    """Neither the job nor the picture that it brought exists for Bob."""
+    alice, bob = both
+    job = await import_export(alice)
+    for path in (f"/import/{job.json['job']}", f"/assets/{PICTURE}"):
+        assert (await alice.get(path)).status == 200
+        assert (await bob.get(path)).status == 404
 
 
 async def test_a_deletion_of_one_is_no_tombstone_for_the_other(both: tuple[Client, Client]) -> None:

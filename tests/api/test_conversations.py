@@ -41,6 +41,7 @@ HOSTILE: Final = {
 ROUTES: Final[list[tuple[str, str, dict[str, Any]]]] = [
     ("GET", "/conversations/{}/messages", {}),
     ("GET", "/conversations/{}", {}),
+    ("GET", "/conversations/{}/export", {}),
     ("POST", "/conversations/{}/ask", {"json": {"prompt": "Hello?"}}),
     ("DELETE", "/conversations/{}", {}),
     ("PATCH", "/conversations/{}", {"json": {"title": "Other"}}),
