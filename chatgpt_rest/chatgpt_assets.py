@@ -10,6 +10,8 @@ from typing import Any, Final
 _POINTER: Final = re.compile(r"(?:sediment|file-service)://(.+)", re.DOTALL)
 _FILE_ID: Final = re.compile(r"file[-_][A-Za-z0-9_-]{1,120}", re.ASCII)
 _PLAIN_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}", re.ASCII)
+_WORDS: Final = frozenset({"content_type", "parts"})
+_TEXTS: Final = frozenset({str})
 _DEEPEST: Final = 8  # levels of parts within parts; ChatGPT's own have four
 
 
@@ -49,10 +51,10 @@ def asset_pointers(message: Mapping[str, Any]) -> list[tuple[str, str | None, st
 
 def _is_words(content: object) -> bool:
     """Whether the content is what nearly every message's is, which is found out quickly: text and nothing else."""
-    if not isinstance(content, dict) or content.keys() != {"content_type", "parts"}:
+    if not isinstance(content, dict) or content.keys() != _WORDS:
         return False
     parts = content["parts"]
-    return isinstance(parts, list) and {str}.issuperset(map(type, parts))
+    return isinstance(parts, list) and _TEXTS.issuperset(map(type, parts))
 
 
 def _in_content(content: object) -> list[str]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The one file that knows ChatGPT's JSON: trees, messages, parts, hidden rules, both of its ways to write a time.
+"""ChatGPT's JSON: trees, messages, hidden rules, both of its ways to write a time.
 
 Reading never fails for what it does not know: unknown members and content types are kept raw and shown as empty text.
 It fails, with ValueError and a reason, only where something is no conversation or no list at all.
@@ -20,10 +20,7 @@ from chatgpt_rest.model import (
     Completeness,
     Conversation,
     ListedConversation,
-    ListPage,
     Node,
-    Project,
-    ProjectPage,
     Shape,
 )
 
@@ -53,7 +50,6 @@ _HIDDEN_TYPES: Final = frozenset(
     }
 )
 _VISIBLE_TOOL_TYPES: Final = frozenset({"execution_output", "tether_quote"})
-_LONGEST_CURSOR: Final = 2_000  # characters; upstream's own have about a hundred
 _EPOCH: Final = datetime.fromtimestamp(0, UTC)
 _LATEST_TIME: Final = 253_402_300_799 * SECOND  # the end of the year 9999, the last one that ISO 8601 can write
 
@@ -131,44 +127,6 @@ def time_us(value: object) -> int | None:
 # ---------------------------------------------------------------------------------------------------------- reading
 
 
-def list_page(value: object, *, offset: int, limit: int, is_archived: bool = False) -> ListPage:
-    """One page of `GET conversations`, asked for with these. Items with no usable id are left out; those that do not
-    say whether they are archived are what was asked for.
-
-    Raises ValueError where this is no list. A short page ends it: shorter than asked for, or than the `limit` that the
-    server says. Not so where `total` tells of more than one beyond it; exactly one is what a look-ahead always says.
-    """
-    page = _page(value)
-    length = len(page["items"])
-    is_short = length < min(limit, _count(page, "limit") or limit)
-    is_cut = _count(page, "total") > offset + length + 1
-    named = list(_named(page["items"]))
-    return ListPage(
-        tuple(_listed(item, is_archived=is_archived) for item in named),
-        is_last=length == 0 or (is_short and not is_cut),
-        tells_archived=all(isinstance(item.get("is_archived"), bool) for item in named),
-    )
-
-
-def project_list(value: object, *, project_id: str, cursor: str) -> ListPage:
-    """One page of a project's conversations, asked for with `cursor`: they are its own whatever they say themselves.
-
-    Raises ValueError where this is no list. A page that is empty or names no usable cursor to go on with is the last.
-    """
-    page = _page(value)
-    following = _next_cursor(page, cursor)
-    items = tuple(_listed(item, project=project_id) for item in _named(page["items"]))
-    return ListPage(items, is_last=following is None, cursor=following)
-
-
-def project_page(value: object, *, cursor: str) -> ProjectPage:
-    """One page of an account's projects, asked for with `cursor`. Raises and ends as `project_list` does."""
-    page = _page(value)
-    gizmos = _named(_dict(_dict(item).get("gizmo")).get("gizmo") for item in page["items"])
-    projects = tuple(Project(gizmo["id"], _str(_dict(gizmo.get("display")).get("name"))) for gizmo in gizmos)
-    return ProjectPage(projects, _next_cursor(page, cursor))
-
-
 def is_other_product(value: object) -> str | None:
     """The product whose export this is an item of, where it is known and not ChatGPT."""
     return "Claude" if isinstance(value, dict) and "chat_messages" in value and "mapping" not in value else None
@@ -205,17 +163,17 @@ def outline(value: Mapping[str, Any], *, conversation_id: str | None = None) -> 
         raise ValueError("it has no id")
     if conversation_id is not None and own_id != conversation_id:
         raise ValueError("it is another conversation than the one asked for")
-    listed = _listed({**value, "id": own_id})
+    told = listed({**value, "id": own_id})
     return Conversation(
         id=own_id,
-        title=listed.title,
-        create_time=listed.create_time,
-        update_time=listed.update_time,
+        title=told.title,
+        create_time=told.create_time,
+        update_time=told.update_time,
         current_node=_str(value.get("current_node")),
         nodes={},
-        is_archived=listed.is_archived,
-        is_starred=listed.is_starred,
-        project=listed.project,
+        is_archived=told.is_archived,
+        is_starred=told.is_starred,
+        project=told.project,
         model=_str(value.get("default_model_slug")),
         is_deleted_upstream=value.get(DELETED_UPSTREAM) is True,
     )
@@ -251,29 +209,8 @@ def prompt_node(message_id: str, prompt: str, *, parent: str | None, create_time
     return node(message, parent=parent, completeness=Completeness.UNCONFIRMED)
 
 
-def _page(value: object) -> dict[str, Any]:
-    if not isinstance(value, dict) or not isinstance(value.get("items"), list):
-        raise ValueError("it is no list")
-    return value
-
-
-def _count(page: Mapping[str, Any], name: str) -> int:
-    told = page.get(name)
-    return told if isinstance(told, int) and not isinstance(told, bool) and told > 0 else 0
-
-
-def _next_cursor(page: Mapping[str, Any], asked: str) -> str | None:
-    cursor = _str(page.get("cursor")) or str(_count(page, "cursor") or "")
-    is_usable = 0 < len(cursor) <= _LONGEST_CURSOR and cursor.isprintable()
-    # Neither the same place again nor one beyond the end: some servers name a next page without end.
-    return cursor if is_usable and cursor != asked and page["items"] else None
-
-
-def _named(items: Iterable[object]) -> list[dict[str, Any]]:
-    return [item for item in items if isinstance(item, dict) and isinstance(item.get("id"), str) and is_id(item["id"])]
-
-
-def _listed(item: Mapping[str, Any], *, is_archived: bool = False, project: str | None = None) -> ListedConversation:
+def listed(item: Mapping[str, Any], *, is_archived: bool = False, project: str | None = None) -> ListedConversation:
+    """What an item of a list, or a conversation, says of itself. It has a usable id."""
     told = item.get("is_archived")
     return ListedConversation(
         id=item["id"],

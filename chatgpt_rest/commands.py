@@ -50,7 +50,7 @@ commands.add_typer(accounts, name="account")
 
 _LONGEST_LINE: Final = 16_384  # bytes; a token that is longer is none
 
-_out: Final = Console(highlight=False, soft_wrap=True)
+_out: Final = Console(highlight=False, soft_wrap=True, emoji=False)  # what is printed may be a title
 
 
 def run_commands() -> None:

@@ -59,7 +59,7 @@ async def import_now(
         Console(stderr=True, soft_wrap=True).print(f"interrupted; {_AGAIN}")
         raise
     if as_json:
-        console.print(json.dumps(ledger.as_json(), indent=2), markup=False)
+        console.out(json.dumps(ledger.as_json(), indent=2), highlight=False)
     else:
         for line in in_words(ledger):
             console.print(escape(line))

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, TypeVar
 
-from chatgpt_rest import chatgpt_json
+from chatgpt_rest import chatgpt_json, chatgpt_lists
 from chatgpt_rest.errors import Unavailable, UpstreamAway, UpstreamBroken, UpstreamError, UpstreamNotFound, UpstreamSlow
 from chatgpt_rest.gate import AccountGate
 from chatgpt_rest.mirror import Mirror
@@ -74,7 +74,7 @@ class Direct:
             shown = _told(items[offset : offset + length], fault)
             total = offset + len(shown) + (fault != "truncated" and offset + len(shown) < len(items))
             page = {"items": shown, "total": total, "limit": length, "offset": offset}
-            return chatgpt_json.list_page(_sent(page, fault), offset=offset, limit=limit, is_archived=is_archived)
+            return chatgpt_lists.list_page(_sent(page, fault), offset=offset, limit=limit, is_archived=is_archived)
 
         return await self._answer(caller, "GET", "conversations", respond)
 
@@ -82,7 +82,7 @@ class Direct:
         def respond(fault: str | None) -> ProjectPage:
             items = [{"gizmo": {"gizmo": {"id": key, "display": {"name": name}}}} for key, name in self._projects()]
             page = self._page_at(cursor or "", items, fault)
-            return chatgpt_json.project_page(_sent(page, fault), cursor=cursor or "")
+            return chatgpt_lists.project_page(_sent(page, fault), cursor=cursor or "")
 
         return await self._answer(caller, "GET", "gizmos/snorlax/sidebar", respond)
 
@@ -92,7 +92,7 @@ class Direct:
                 raise _error(_NO_SUCH_PROJECT)
             kept = [each for each in self.account.everything if each.is_visible and each.gizmo_id == project_id]
             page = self._page_at(cursor or "0", _told(newest_first(kept), None), fault)
-            return chatgpt_json.project_list(_sent(page, fault), project_id=project_id, cursor=cursor or "0")
+            return chatgpt_lists.project_list(_sent(page, fault), project_id=project_id, cursor=cursor or "0")
 
         return await self._answer(caller, "GET", "gizmos/{id}/conversations", respond)
 

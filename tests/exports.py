@@ -249,6 +249,9 @@ def make_export(
         if oddities:
             ODDITIES[(seed + number) % len(ODDITIES)](pen, tree)
         trees.append(tree)
+    written = json.dumps(trees)
+    for asset in shelf.assets:
+        asset.is_pointed_to = asset.id in written  # an oddity may have taken its message away
     if trees and naming == "new":
         _catalogue_some(shelf, trees[-1])
     shelf.put("png")

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatgpt_rest import branches, chatgpt_json
+from chatgpt_rest import branches, chatgpt_json, chatgpt_lists
 from chatgpt_rest.chatgpt_json import time_us
 from chatgpt_rest.clock import SECOND, iso
 from chatgpt_rest.model import Completeness, ListedConversation, Project, Shape
@@ -266,7 +266,7 @@ def test_a_message_with_no_id_becomes_no_node(identifier: object) -> None:
 
 def test_a_page_holds_what_lists_say() -> None:
     """Both forms of time, flags and project are read; what has no usable id is left out."""
-    page = chatgpt_json.list_page(
+    page = chatgpt_lists.list_page(
         {
             "items": [
                 {"id": "a", "title": "A", "create_time": MAY_2023, "update_time": "2023-05-28T17:13:08.233528Z"},
@@ -307,12 +307,12 @@ def test_a_page_holds_what_lists_say() -> None:
 def test_the_last_page_is_told_by_its_length(items: int, members: dict[str, Any], *, is_last: bool) -> None:
     """A short page ends the list, unless `total` knows of more than a look-ahead always promises."""
     value = {"items": [{"id": f"c{index}"} for index in range(items)], **members}
-    assert chatgpt_json.list_page(value, offset=10, limit=3).is_last is is_last
+    assert chatgpt_lists.list_page(value, offset=10, limit=3).is_last is is_last
 
 
 def test_items_that_are_left_out_count_for_the_length() -> None:
     """A page with rubbish in it is still a full page."""
-    assert not chatgpt_json.list_page({"items": [None, {"id": "a"}]}, offset=0, limit=2).is_last
+    assert not chatgpt_lists.list_page({"items": [None, {"id": "a"}]}, offset=0, limit=2).is_last
 
 
 @pytest.mark.parametrize(
@@ -322,14 +322,14 @@ def test_items_that_are_left_out_count_for_the_length() -> None:
 )
 def test_what_was_asked_for_as_archived_is_archived(members: dict[str, Any], *, expected: bool) -> None:
     """Servers that leave the flag out have answered it by the list that they gave; a flag that is there counts."""
-    page = chatgpt_json.list_page({"items": [{"id": "a", **members}]}, offset=0, limit=1, is_archived=True)
+    page = chatgpt_lists.list_page({"items": [{"id": "a", **members}]}, offset=0, limit=1, is_archived=True)
     assert [item.is_archived for item in page.items] == [expected]
 
 
 def test_a_projects_conversations_belong_to_it() -> None:
     """They do whether they say so, say nothing of it, or name the GPT that they were held with."""
     value = {"items": [{"id": "a", "gizmo_id": "g-p-1"}, {"id": "b"}, {"id": "c", "gizmo_id": "g-2"}, None, {"id": 1}]}
-    page = chatgpt_json.project_list(value, project_id="g-p-1", cursor="0")
+    page = chatgpt_lists.project_list(value, project_id="g-p-1", cursor="0")
     assert [(item.id, item.project) for item in page.items] == [("a", "g-p-1"), ("b", "g-p-1"), ("c", "g-p-1")]
 
 
@@ -352,7 +352,7 @@ def test_projects_are_read_with_their_names() -> None:
         {"gizmo": {}},
         {"gizmo": {"id": "g-p-5"}},
     ]
-    page = chatgpt_json.project_page({"items": [{"gizmo": {"gizmo": each}} for each in gizmos] + wrong}, cursor="")
+    page = chatgpt_lists.project_page({"items": [{"gizmo": {"gizmo": each}} for each in gizmos] + wrong}, cursor="")
     assert page.projects == (Project("g-p-1", "Garden"), *[Project("g-p-2", None)] * 4)
 
 
@@ -367,38 +367,38 @@ def test_projects_are_read_with_their_names() -> None:
 def test_a_cursor_leads_on_or_ends_the_list(told: object, expected: str | None) -> None:
     """What no server can mean, and the place that was just read, end a list that would else go on without end."""
     value = {"items": [{"id": "a"}], "cursor": told}
-    page = chatgpt_json.project_list(value, project_id="g-p-1", cursor="asked")
+    page = chatgpt_lists.project_list(value, project_id="g-p-1", cursor="asked")
     assert (page.cursor, page.is_last) == (expected, expected is None)
-    assert chatgpt_json.project_page(value, cursor="asked").cursor == expected
+    assert chatgpt_lists.project_page(value, cursor="asked").cursor == expected
 
 
 def test_nothing_follows_an_empty_page() -> None:
     """A server that names a next page for ever does not keep anybody reading."""
     value: dict[str, Any] = {"items": [], "cursor": "next"}
-    assert chatgpt_json.project_page(value, cursor="").cursor is None
-    assert chatgpt_json.project_list(value, project_id="g-p-1", cursor="0").is_last
+    assert chatgpt_lists.project_page(value, cursor="").cursor is None
+    assert chatgpt_lists.project_list(value, project_id="g-p-1", cursor="0").is_last
 
 
 @pytest.mark.parametrize("value", [None, [], "x", {}, {"items": None}, {"items": {}}], ids=repr)
 def test_what_is_no_list_is_refused(value: object) -> None:
     """An error page taken for an empty list would make everything look deleted."""
     with pytest.raises(ValueError, match="no list"):
-        chatgpt_json.list_page(value, offset=0, limit=100)
+        chatgpt_lists.list_page(value, offset=0, limit=100)
     with pytest.raises(ValueError, match="no list"):
-        chatgpt_json.project_list(value, project_id="g-p-1", cursor="0")
+        chatgpt_lists.project_list(value, project_id="g-p-1", cursor="0")
     with pytest.raises(ValueError, match="no list"):
-        chatgpt_json.project_page(value, cursor="")
+        chatgpt_lists.project_page(value, cursor="")
 
 
 @given(odd_lists | json_values)
 def test_reading_a_list_raises_nothing_but_value_error(value: object) -> None:
     """Whatever stands where a list should, it is read and shown, or refused with ValueError."""
     with contextlib.suppress(ValueError):
-        page = chatgpt_json.list_page(value, offset=0, limit=3)
+        page = chatgpt_lists.list_page(value, offset=0, limit=3)
         chatgpt_json.dump([chatgpt_json.list_entry(item) for item in page.items])
     with contextlib.suppress(ValueError):
-        chatgpt_json.project_list(value, project_id="g-p-1", cursor="0")
-        chatgpt_json.project_page(value, cursor="")
+        chatgpt_lists.project_list(value, project_id="g-p-1", cursor="0")
+        chatgpt_lists.project_page(value, cursor="")
 
 
 @pytest.mark.parametrize("title", [None, "", "  ", "\n\u2003"], ids=repr)

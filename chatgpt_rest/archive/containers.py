@@ -14,6 +14,7 @@ import tempfile
 import time
 from calendar import timegm
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -66,7 +67,8 @@ class Member:
         return self._content()
 
     def stream(self) -> MemberStream:
-        return MemberStream(self.blocks())
+        """To be read from like a file. The next block is unpacked, by another thread, while one is read."""
+        return MemberStream(_ahead(self.blocks()))
 
     def read(self) -> bytes:
         """All of it at once. Raises Damaged."""
@@ -311,6 +313,15 @@ def _file_blocks(path: Path, size_bytes: int) -> Iterator[bytes]:
             yield block
     finally:
         os.close(descriptor)
+
+
+def _ahead(blocks: Iterator[bytes]) -> Iterator[bytes]:
+    """The same blocks, of which one is made while the one before it is used."""
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, blocks, b"")
+        while block := coming.result():
+            coming = thread.submit(next, blocks, b"")
+            yield block
 
 
 def _labels(paths: Sequence[str]) -> list[str]:

@@ -13,7 +13,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
@@ -50,9 +50,11 @@ class _Surprise(Exception):
 _FULL: Final = int(Shape.FULL)
 _SLIM: Final = int(Shape.SLIM)
 _NO_MESSAGE: Final = Raw(b"null")
+_QUOTE: Final = ord('"')
+_Number = int | float | None
 
 
-class _Node(msgspec.Struct, forbid_unknown_fields=True):
+class _Node(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     """A node as every export writes it."""
 
     id: str | UnsetType = UNSET
@@ -61,7 +63,39 @@ class _Node(msgspec.Struct, forbid_unknown_fields=True):
     children: list[str] | UnsetType = UNSET
 
 
+class _Nothing(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """An object without members."""
+
+
+class _Author(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    role: str
+    name: str | None
+    metadata: _Nothing
+
+
+class _Words(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    content_type: str
+    parts: list[Raw]
+
+
+class _PlainMessage(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """A message as most of them are: words, and who said them. To make no text of the words is half of its time."""
+
+    id: str
+    author: _Author
+    content: _Words
+    status: str
+    weight: _Number
+    metadata: Raw
+    recipient: str
+    end_turn: bool | None = None
+    create_time: _Number = None
+    update_time: _Number = None
+    channel: str | None = None
+
+
 _any: Final = msgspec.json.Decoder()
+_plain: Final = msgspec.json.Decoder(_PlainMessage)
 _members: Final = msgspec.json.Decoder(dict[str, Raw])
 _mapping: Final = msgspec.json.Decoder(dict[str, _Node])
 _encode: Final = msgspec.json.Encoder().encode
@@ -79,6 +113,8 @@ def parse(raw: bytes, *, account: str) -> Incoming:
 
 
 def _fast(raw: bytes, account: str) -> Incoming:
+    if not raw.isascii():
+        raw.decode()  # what is passed over unread must be UTF-8, too
     members = _members.decode(raw)
     if "mapping" not in members or chatgpt_json.DELETED_UPSTREAM in members or _has_doubles(raw, members):
         raise _Surprise
@@ -96,13 +132,7 @@ def _fast(raw: bytes, account: str) -> Incoming:
         if each.message is _NO_MESSAGE or (raw_message := bytes(each.message)) == b"null":
             rows.append((account, conversation, key, position, each.parent, children, None, None, None, _FULL))
             continue
-        message = _any.decode(raw_message)
-        # A look at the brackets, those in its words as well, is quick and nearly always enough.
-        if not isinstance(message, dict) or (
-            raw_message.count(b"{") + raw_message.count(b"[") > _FEW_BRACKETS
-            and is_too_deep(message, within=_LEVELS_ABOVE)
-        ):
-            raise _Surprise
+        message = _message(raw_message)
         time = chatgpt_json.time_us(message.get("create_time"))
         shape = _FULL if chatgpt_json.shape(message) is Shape.FULL else _SLIM
         rows.append((account, conversation, key, position, each.parent, children, None, raw_message, time, shape))
@@ -115,6 +145,38 @@ def _fast(raw: bytes, account: str) -> Incoming:
     return _incoming(raw, outline, envelope=envelope, rows=rows, pointers=pointers, counts=counts)
 
 
+def _message(raw: bytes) -> dict[str, Any]:
+    """A message, to be asked what the columns need: one of plain words comes without them. Raises _Surprise where it
+    is none, or too deep.
+    """
+    try:
+        plain = _plain.decode(raw)
+    except msgspec.ValidationError:
+        return _object(raw, within=_LEVELS_ABOVE)
+    parts = plain.content.parts
+    if any(memoryview(part)[0] != _QUOTE for part in parts):
+        return _object(raw, within=_LEVELS_ABOVE)
+    metadata = bytes(plain.metadata)
+    return {
+        "author": {"role": plain.author.role},
+        "content": {"content_type": plain.content.content_type, "parts": []},
+        "weight": plain.weight,
+        "metadata": {} if metadata == b"{}" else _object(metadata, within=_LEVELS_ABOVE + 1),
+        "recipient": plain.recipient,
+        "create_time": plain.create_time,
+    }
+
+
+def _object(raw: bytes, *, within: int) -> dict[str, Any]:
+    value = _any.decode(raw)
+    # A look at the brackets, those in its words as well, is quick and nearly always enough.
+    if not isinstance(value, dict) or (
+        raw.count(b"{") + raw.count(b"[") > _FEW_BRACKETS and is_too_deep(value, within=within)
+    ):
+        raise _Surprise
+    return value
+
+
 def _outline(envelope: bytes) -> Conversation:
     """What the members beside the mapping say. Raises _Surprise where that is not enough, or too deep."""
     try:
@@ -125,9 +187,9 @@ def _outline(envelope: bytes) -> Conversation:
 
 def _has_doubles(raw: bytes, members: Mapping[str, Raw]) -> bool:
     """Whether the object holds more than these members: of a name that stands in it twice only the last one came."""
-    for comma, member in ((b", ", b'"%b": %b'), (b",", b'"%b":%b')):  # as programs write them
-        if raw == b"{%b}" % comma.join([member % (name.encode(), value) for name, value in members.items()]):
-            return False
+    shortest = sum(len(name.encode()) + len(memoryview(value)) + len(b'"":,') for name, value in members.items())
+    if len(raw) == shortest + len(b"{}") - len(b","):
+        return False
     at = raw.index(b"{") + 1
     for name, value in members.items():
         separator = _SEPARATOR.match(raw, at)
@@ -139,15 +201,20 @@ def _has_doubles(raw: bytes, members: Mapping[str, Raw]) -> bool:
 
 def _check(mapping: Mapping[str, _Node], raw_mapping: Raw) -> None:
     """Raises _Surprise where what nodes say of themselves would not all come back from their rows."""
-    told = {child: key for key, each in mapping.items() if each.children is not UNSET for child in each.children}
+    told: dict[str, str] = {}
     messages = 0
     for key, each in mapping.items():
-        messages += each.message is not _NO_MESSAGE
         if each.id != key and each.id is not UNSET:
             raise _Surprise
-        parent = None if each.parent is None else mapping.get(each.parent)
-        if parent is not None and parent.children is not UNSET and told.get(key) != each.parent:
-            raise _Surprise
+        messages += each.message is not _NO_MESSAGE
+        if each.children is not UNSET:
+            for child in each.children:
+                told[child] = key
+    for key, each in mapping.items():
+        if told.get(key) != each.parent:
+            parent = None if each.parent is None else mapping.get(each.parent)
+            if parent is not None and parent.children is not UNSET:
+                raise _Surprise
     # A node may be there twice, or say twice what its message is. No text holds these bytes: quotes are escaped there.
     if bytes(raw_mapping).count(b'"message":') != messages:
         raise _Surprise

@@ -165,9 +165,12 @@ _encoder: Final = msgspec.msgpack.Encoder()
 _decoder: Final[msgspec.msgpack.Decoder[Frame]] = msgspec.msgpack.Decoder(Frame)
 
 
-def encode(frame: Frame) -> bytes:
+def encode(frame: Frame) -> bytearray:
     """One frame with its length before it."""
-    return framed(_encoder.encode(frame))
+    encoded = bytearray(_LENGTH.size)
+    _encoder.encode_into(frame, encoded, _LENGTH.size)
+    _LENGTH.pack_into(encoded, 0, len(encoded) - _LENGTH.size)
+    return encoded
 
 
 def framed(body: bytes) -> bytes:

@@ -14,7 +14,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
-from chatgpt_rest import __version__, chatgpt_json
+from chatgpt_rest import __version__, chatgpt_json, chatgpt_lists
 from chatgpt_rest.chatgpt_json import is_id
 from chatgpt_rest.errors import BadRequest, UpstreamBroken, UpstreamError
 from chatgpt_rest.model import Conversation, ListPage, ProjectPage, Question
@@ -43,19 +43,19 @@ class RevChatGPT:
     async def list_page(self, caller: Caller, *, offset: int, limit: int, is_archived: bool = False) -> ListPage:
         async with self._chatbot(caller) as chatbot:
             page = await chatbot.get_conversations(offset, limit, is_archived=is_archived)
-            return chatgpt_json.list_page(page, offset=offset, limit=limit, is_archived=is_archived)
+            return chatgpt_lists.list_page(page, offset=offset, limit=limit, is_archived=is_archived)
 
     async def list_projects(self, caller: Caller, *, cursor: str | None = None) -> ProjectPage:
         begin = cursor or ""
         async with self._chatbot(caller) as chatbot:
-            return chatgpt_json.project_page(await chatbot.get_projects(begin), cursor=begin)
+            return chatgpt_lists.project_page(await chatbot.get_projects(begin), cursor=begin)
 
     async def list_project(self, caller: Caller, project_id: str, *, cursor: str | None = None) -> ListPage:
         _check_id(project_id)
         begin = cursor or "0"
         async with self._chatbot(caller) as chatbot:
             page = await chatbot.get_project(project_id, begin)
-            return chatgpt_json.project_list(page, project_id=project_id, cursor=begin)
+            return chatgpt_lists.project_list(page, project_id=project_id, cursor=begin)
 
     async def conversation(self, caller: Caller, conversation_id: str) -> Conversation:
         _check_id(conversation_id)
