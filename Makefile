@@ -31,16 +31,17 @@ run: $(BUILT)  ## the real server, as config.toml says
 test: $(BUILT) browser  ## every test, with coverage
 	@PYTHONMALLOC=pymalloc $(PY) -X dev -m pytest -n auto --dist worksteal --cov --cov-report=term
 
-# What the browser tests need. Where it cannot be installed they are skipped, by name.
-browser:
+# Where it cannot be installed the browser tests are skipped, by name.
+browser:  ## install Chromium for the browser tests, if it is missing
 	@command -v chromium >/dev/null || { \
 	    command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ] && apt-get update -qq && \
 	    DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends chromium >/dev/null; \
 	} || echo "chromium is missing: on Debian, apt-get install chromium" >&2
 
-soak: $(BUILT)  ## what is generated, fifteen times as long: the budget, merging, ChatGPT's JSON, syncs
+soak: $(BUILT)  ## what is generated, fifteen times as long: the budget, merging, ChatGPT's JSON, syncs, imports
 	@$(PY) -X dev -m pytest -q --hypothesis-profile=soak tests/test_budget.py tests/test_merge.py \
-	    tests/test_chatgpt_json.py tests/test_sync_account.py tests/test_sync_histories.py tests/test_sync_kills.py
+	    tests/test_chatgpt_json.py tests/test_sync_account.py tests/test_sync_histories.py tests/test_sync_kills.py \
+	    tests/test_import_generated.py tests/test_import_kills.py tests/archive/test_elements.py tests/archive/test_parsing.py
 
 check: $(BUILT)  ## format, lint, types, import rules
 	@$(PY) -m ruff format --quiet --check $(SOURCES) || { echo "make format would change the files above" >&2; exit 1; }

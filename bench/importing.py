@@ -134,11 +134,16 @@ async def _read_while_importing(folder: Path, archive: Path) -> tuple[Latencies,
 async def _output(*arguments: str, environ: Mapping[str, str]) -> str:
     """What a command of the program prints. Raises RuntimeError where it fails."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, str(ROOT / "server.py"), *arguments, env=environ, stdout=asyncio.subprocess.PIPE
+        sys.executable,
+        str(ROOT / "server.py"),
+        *arguments,
+        env=environ,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
     )
-    out, _ = await process.communicate()
+    out, words = await process.communicate()
     if process.returncode != 0:
-        raise RuntimeError(f"server.py {arguments[0]} ended with status {process.returncode}")
+        raise RuntimeError(f"server.py {arguments[0]} ended with status {process.returncode}: {words.decode()}")
     return out.decode()
 
 

@@ -26,6 +26,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from chatgpt_rest import __version__
 from chatgpt_rest.archive.backup import Manifest, Place, open_backup, pack, read_backup
+from chatgpt_rest.archive.partial import SUFFIX, is_at, remove_leftovers
 from chatgpt_rest.archive.staging import Staging
 from chatgpt_rest.auth import read_digest_key
 from chatgpt_rest.clock import HOUR, SECOND, Clock, iso
@@ -135,7 +136,8 @@ def _partial(target: Path) -> Iterator[BinaryIO]:
         raise BadRequest(f"{target} is a folder; name a file in it")
     if not target.parent.is_dir():
         raise BadRequest(f"{target.parent}: there is no such folder")
-    path = target.with_name(target.name + ".partial")
+    remove_leftovers(target.parent)
+    path = target.with_name(target.name + SUFFIX)
     descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "r+b") as stream:
         try:
@@ -143,7 +145,7 @@ def _partial(target: Path) -> Iterator[BinaryIO]:
         except BlockingIOError:
             raise Conflict(f"another process is making {target}") from None
         # Who had it may have renamed it before it could be locked: then it is a backup, and not to be written over.
-        if not path.exists() or not os.path.samestat(os.fstat(descriptor), path.stat()):
+        if not is_at(descriptor, path):
             raise Conflict(f"another process has made {target}")
         try:
             _check_free(target)
@@ -165,7 +167,7 @@ def _check_free(target: Path) -> None:
 @contextmanager
 def _beside(target: Path) -> Iterator[Path]:
     """An empty file beside `target` for the time being, readable by its owner alone."""
-    path = target.with_name(target.name + ".partial.sqlite")
+    path = target.with_name(f"{target.name}{SUFFIX}.sqlite")
     journal = path.with_name(path.name + "-journal")
     path.unlink(missing_ok=True)
     try:

@@ -75,14 +75,13 @@ changes = st.builds(
 async def take(archive: Archive, paths: Sequence[Path], export: Export) -> Ledger | None:
     """Import, and see to it that the ledger is true; None where it was refused, which must leave nothing."""
     before = archive.everything()
+    ledger, refusal = None, ""
     try:
         ledger = await archive.take(paths, export.account)
     except BadRequest as error:
         refusal = error.text
+    if ledger is None:
         event("refused")
-    else:
-        refusal = None
-    if refusal is not None:
         assert FIRST_SEEN not in refusal
         assert archive.everything() == before
         return None

@@ -295,9 +295,9 @@ async def test_a_backup_without_the_key_is_refused(site: Site) -> None:
 
 
 async def test_two_backups_do_not_write_one_file(site: Site) -> None:
-    """The second is told so, and leaves the first alone; what a killed one left is used again."""
+    """The second is told so, and leaves the first alone; what a killed one left is removed."""
     await make_mirror(site)
-    partial = site.backup.with_name("one.zip.partial")
+    partial = site.backup.with_name("one.zip.chatgpt_rest.partial")
     with partial.open("wb") as stream:
         stream.write(b"half a backup" * 100_000)
         stream.flush()
@@ -305,11 +305,26 @@ async def test_two_backups_do_not_write_one_file(site: Site) -> None:
         told = await site.run("backup", str(site.backup))
         assert f"another process is making {site.backup}" in told.err
         assert partial.stat().st_size == 1_300_000
-    site.backup.with_name("one.zip.partial.sqlite").write_bytes(b"half a snapshot")
+    site.backup.with_name("one.zip.chatgpt_rest.partial.sqlite").write_bytes(b"half a snapshot")
     assert (await site.run("backup", str(site.backup))).status == 0
     assert site.left_behind() == ["one.zip"]
     assert site.backup.stat().st_size < 100_000
     assert stat.S_IMODE(site.backup.stat().st_mode) == 0o600
+
+
+async def test_what_a_killed_backup_left_is_removed_by_the_next(site: Site) -> None:
+    """Whatever that one was to be called, its words do not lie about; what a living process writes, and what is not
+    ours, stays.
+    """
+    await make_mirror(site)
+    left = ["old[1].zip.chatgpt_rest.partial", "old[1].zip.chatgpt_rest.partial.sqlite"]
+    left += [f"{left[1]}-journal", "live.zip.chatgpt_rest.partial", "live.zip.chatgpt_rest.partial.sqlite"]
+    for name in (*left, "film.partial"):
+        site.backup.with_name(name).write_bytes(b"in clear")
+    with site.backup.with_name("live.zip.chatgpt_rest.partial").open("rb") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        assert (await site.run("backup", str(site.backup))).status == 0
+    assert site.left_behind() == sorted(["film.partial", *left[3:], "one.zip"])
 
 
 async def test_a_backup_that_is_damaged_changes_nothing(site: Site) -> None:

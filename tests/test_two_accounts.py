@@ -61,6 +61,12 @@ async def import_export(client: Client) -> Answered:
     return job
 
 
+async def cancel_import(client: Client) -> Answered:
+    """One of hers, wherever it is by then."""
+    begun = await client.post("/import", data=export(), headers={"Content-Type": "application/zip"})
+    return await client.delete(begun.json["url"])
+
+
 async def show_picture(client: Client) -> Answered:
     """A picture of hers, which comes with an import."""
     await import_export(client)
@@ -85,6 +91,7 @@ ACTS: dict[str, Act] = {
     "GET /conversations/{id}/export": lambda client: client.get(f"/conversations/{SHARED}/export?format=html"),
     "POST /import": lambda client: client.post("/import", data=export(), headers={"Content-Type": "application/zip"}),
     "GET /import/{job}": import_export,
+    "DELETE /import/{job}": cancel_import,
     "GET /assets/{id}": show_picture,
     "GET /sync": lambda client: client.get("/sync"),
     "POST /sync": lambda client: client.post("/sync", json={"full": True}),
@@ -168,6 +175,7 @@ async def test_an_import_of_one_is_nothing_to_the_other(both: tuple[Client, Clie
     for path in (f"/import/{job.json['job']}", f"/assets/{PICTURE}"):
         assert (await alice.get(path)).status == 200
         assert (await bob.get(path)).status == 404
+    assert (await bob.delete(f"/import/{job.json['job']}")).status == 404
 
 
 async def test_a_deletion_of_one_is_no_tombstone_for_the_other(both: tuple[Client, Client]) -> None:

@@ -19,7 +19,7 @@ from typing import IO, Final
 
 from chatgpt_rest import chatgpt_json, chatgpt_official
 from chatgpt_rest.archive.attachments import assets_of, attachments
-from chatgpt_rest.archive.partial import disk_faults, partial
+from chatgpt_rest.archive.partial import SUFFIX, disk_faults, partial, remove_leftovers
 from chatgpt_rest.errors import NotFound
 from chatgpt_rest.mirror import AccountMirror, Asset, AssetFiles
 from chatgpt_rest.model import Conversation
@@ -68,7 +68,9 @@ async def write_official(
                 assets.update((each.id, each) for each in assets_of(await attachments(mirror, tree.id)))
             yield tree
 
-    beside = target.with_name(f"{target.name}.partial")
+    with disk_faults(target):
+        remove_leftovers(target.parent)
+    beside = target.with_name(f"{target.name}{SUFFIX}")
     with disk_faults(target), partial(target, beside=beside, is_durable=True) as file, _Archive.over(file) as archive:
         shards, count = await _write_conversations(archive, seen(), on_bytes)
         if is_whole:

@@ -16,7 +16,7 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
@@ -24,15 +24,15 @@ from pathlib import Path
 from typing import IO, Final
 
 from chatgpt_rest.archive import names
-from chatgpt_rest.archive.partial import disk_faults, partial
+from chatgpt_rest.archive.partial import SUFFIX, disk_faults, partial, remove_leftovers
 from chatgpt_rest.errors import Conflict, MirrorError
 from chatgpt_rest.model import Conversation
 
 INDEX: Final = ".chatgpt_rest.jsonl"
 ASSETS: Final = "assets"
 
-_PARTIAL: Final = ".chatgpt_rest.partial"
-_MARKED: Final = re.compile(r" \(([A-Za-z0-9_-]+)\)(\.[a-z]+)")
+_PARTIAL: Final = SUFFIX
+_MARKED: Final = re.compile(r".* \(([A-Za-z0-9_-]+)\)(\.[a-z]+)", re.DOTALL)
 _HEAD_BYTES: Final = 64 * 1024
 """As far as a file is looked through for the id of its conversation."""
 
@@ -45,7 +45,9 @@ class Outcome(Enum):
     EDITED = "edited"
     """Somebody has changed it, and it was left so."""
     BESIDE = "beside"
-    """The same, and there is news: the current version was written beside it, as `… (new)`."""
+    """The same, and there is news: the current version was written beside it, as `… (new)`, or as `… (new 2)` where
+    somebody has changed that, too.
+    """
 
 
 @dataclass(slots=True)
@@ -71,8 +73,8 @@ class Shelf:
         self._taken = {names.folded(name) for name in known}
         for name in (file.name for file in folder.iterdir()):
             self._taken.add(names.folded(name))
-            mark = _MARKED.search(name)
-            if name not in known and mark is not None and mark.end() == len(name) and mark[2] == suffix:
+            mark = _MARKED.fullmatch(name)
+            if name not in known and mark is not None and mark[2] == suffix:
                 self._strays.setdefault(mark[1], []).append(name)
 
     def put(self, tree: Conversation, content: bytes) -> Outcome:
@@ -93,7 +95,7 @@ class Shelf:
         if there and _digest(there) not in shelved.digests:
             if shelved.digests[-1:] == [digest]:
                 return Outcome.EDITED
-            self._write(path.with_name(f"{path.stem} (new){self._suffix}"), content)
+            self._write(self._place_beside(path, {*shelved.digests, digest}), content)
             self._remember(tree.id, shelved, digest)
             return Outcome.BESIDE
         # Remembered first: were this process killed in between, the file would else look edited.
@@ -129,6 +131,12 @@ class Shelf:
     def _write(self, path: Path, content: bytes) -> None:
         with partial(path, beside=self.folder / _PARTIAL, is_durable=False) as file:
             file.write(content)
+
+    def _place_beside(self, path: Path, ours: Container[str]) -> Path:
+        """Where nothing of anybody's is: what lies there is missing, empty, or has one of these digests."""
+        stems = itertools.chain((f"{path.stem} (new)",), (f"{path.stem} (new {n})" for n in itertools.count(2)))
+        places = (path.with_name(f"{stem}{self._suffix}") for stem in stems)
+        return next(place for place in places if not (there := _read(place)) or _digest(there) in ours)
 
     def _remember(self, conversation_id: str, shelved: Shelved, digest: str) -> None:
         shelved.digests.append(digest)
@@ -166,6 +174,8 @@ def open_shelf(folder: Path, *, account: str, suffix: str) -> Iterator[Shelf]:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with _locked(folder):
             shelved = _read_index(folder, account)
+            remove_leftovers(folder)
+            remove_leftovers(folder / ASSETS)
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
             with os.fdopen(os.open(folder / INDEX, flags, 0o600), "ab") as index:
                 # The last line may be half of one; without a line of its own the account would be forgotten.

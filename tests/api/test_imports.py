@@ -7,6 +7,7 @@ import asyncio
 import io
 import json
 import os
+import shutil
 import signal
 import zipfile
 from collections.abc import AsyncIterator
@@ -18,6 +19,7 @@ import aiohttp
 import pytest
 
 from chatgpt_rest.upstream.simulated import SimulatedChatGPT
+from tests.disks import small_disk
 from tests.house import Answered, Client, House, ManualClock, open_house, speak
 from tests.process import PATIENCE_SECONDS
 from tests.rows import rows
@@ -254,6 +256,24 @@ async def test_how_far_it_is_can_be_asked(client: Client, clock: ManualClock, la
     assert (await ended(client, answered))["progress"] is None
 
 
+async def test_what_is_refused_waits_for_nobody(
+    house: House, client: Client, chatgpt: SimulatedChatGPT, large: bytes
+) -> None:
+    """Another account's export is 409 at once while somebody's import is being read; one's own waits for its turn."""
+    first = await upload(client, large)
+    reader = reading_process()
+    os.kill(reader, signal.SIGSTOP)
+    bob = house.client_of(chatgpt.bob)
+    refused = await upload(bob, export(conversation("secret", "Hush"), account=STRANGER))
+    assert (refused.status, refused.json["code"]) == (409, "other_account")
+    nothing = await upload(bob, b"no ZIP")
+    assert (nothing.status, nothing.json["state"]) == (202, "failed")
+    waits = await upload(bob, GROCERIES)
+    assert (waits.status, waits.json["state"]) == (202, "waiting")
+    os.kill(reader, signal.SIGCONT)
+    assert [(await ended(client, first))["state"], (await ended(bob, waits))["state"]] == ["done", "done"]
+
+
 async def test_a_stop_interrupts_it(
     tmp_path: Path, chatgpt: SimulatedChatGPT, base_url: str, clock: ManualClock, large: bytes
 ) -> None:
@@ -293,6 +313,63 @@ async def test_how_it_ended_outlives_the_server(
     async with open_house(tmp_path, chatgpt, base_url, clock) as house:
         assert (await house.client.get(done.json["url"])).json == good
         assert (await house.client.get(failed.json["url"])).json == bad
+
+
+# --------------------------------------------------------------------------------------------------------- cancelled
+
+
+async def test_an_import_can_be_cancelled(house: House, client: Client, large: bytes) -> None:
+    """204, and as often as one likes; what came stays, the upload goes, and the next import may come."""
+    answered = await upload(client, large)
+    os.kill(reading_process(), signal.SIGSTOP)
+    for _ in range(2):
+        cancelled = await client.delete(answered.json["url"])
+        assert (cancelled.status, cancelled.body) == (204, b"")
+    status = (await client.get(answered.json["url"])).json
+    assert (status["state"], status["error"]["code"]) == ("interrupted", "interrupted")
+    assert "cancelled" in status["error"]["error"]
+    assert rows(house, "select state from import_job") == [("interrupted",)]
+    assert spooled(house) == []
+    assert (await ended(client, await upload(client, GROCERIES)))["state"] == "done"
+
+
+async def test_an_import_that_waits_can_be_cancelled(
+    house: House, client: Client, chatgpt: SimulatedChatGPT, large: bytes
+) -> None:
+    """It never takes its turn."""
+    bob = house.client_of(chatgpt.bob)
+    first = await upload(client, large)
+    reader = reading_process()
+    os.kill(reader, signal.SIGSTOP)
+    waits = await upload(bob, GROCERIES)
+    assert (await bob.delete(waits.json["url"])).status == 204
+    status = (await bob.get(waits.json["url"])).json
+    assert (status["state"], status["ledger"]) == ("interrupted", None)
+    os.kill(reader, signal.SIGCONT)
+    assert (await ended(client, first))["state"] == "done"
+
+
+async def test_an_upload_that_comes_in_can_be_cancelled(house: House, client: Client) -> None:
+    """Whoever sends it is told, nothing is left of it, and the next one may come at once."""
+    reader, writer = await half_an_upload(house)
+    job = (await upload(client, GROCERIES)).json["job"]
+    assert (await client.delete(f"/import/{job}")).status == 204
+    assert spooled(house) == []
+    assert (await reader.readline()).startswith(b"HTTP/1.1 409")
+    writer.close()
+    assert (await client.get(f"/import/{job}")).status == 404
+    assert (await ended(client, await upload(client, GROCERIES)))["state"] == "done"
+
+
+async def test_an_import_that_is_over_is_left_as_it_is(house: House, client: Client, chatgpt: SimulatedChatGPT) -> None:
+    """204 as well; 404 for whoever's it is not, and for what is no import."""
+    first = await ended(client, answered := await upload(client, GROCERIES))
+    await ended(client, await upload(client, GROCERIES))
+    assert (await client.delete(answered.json["url"])).status == 204
+    assert (await client.get(answered.json["url"])).json == first
+    assert (await house.client_of(chatgpt.bob).delete(answered.json["url"])).status == 404
+    for name in ("nothing", "-"):
+        assert (await client.delete(f"/import/{name}")).status == 404
 
 
 # ------------------------------------------------------------------------------------------------ too much, too slow
@@ -362,6 +439,33 @@ async def test_what_finds_no_room_is_refused(
         answered = await speak(house.client.address, said.encode())
         assert (answered.status, answered.json["code"]) == (503, "storage_full")
         assert spooled(house) == []
+
+
+@pytest.mark.parametrize("is_told", [True, False], ids=["by its length", "as it comes"])
+async def test_an_upload_leaves_the_mirror_room(
+    tmp_path: Path, chatgpt: SimulatedChatGPT, base_url: str, clock: ManualClock, *, is_told: bool
+) -> None:
+    """A twentieth of a small disk stays free: 503 before, or as soon as it would not, and what came goes at once."""
+    with small_disk(tmp_path / "disk", size_mib=32) as disk:
+        reserve_bytes = shutil.disk_usage(disk).total // 20
+        async with open_house(disk, chatgpt, base_url, clock) as house:
+            await house.client.get("/conversations")
+            free_bytes = [shutil.disk_usage(disk).free]
+            size_bytes = free_bytes[0] - reserve_bytes // 2
+
+            async def content() -> AsyncIterator[bytes]:
+                for _ in range(size_bytes // 100_000):
+                    free_bytes.append(shutil.disk_usage(disk).free)
+                    yield b"x" * 100_000
+
+            headers = {"Content-Type": "application/zip"}
+            if is_told:
+                headers["Content-Length"] = str(size_bytes // 100_000 * 100_000)
+            answered = await house.client.post("/import", data=content(), headers=headers)
+            assert (answered.status, answered.json["code"]) == (503, "storage_full")
+            assert min(free_bytes) > reserve_bytes * 0.9
+            assert (min(free_bytes) > size_bytes * 0.9) == is_told
+            assert spooled(house) == []
 
 
 @pytest.mark.parametrize(

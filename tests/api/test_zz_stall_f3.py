@@ -6,7 +6,7 @@ from chatgpt_rest.upstream.simulated import SimulatedChatGPT
 from tests.house import House, Client
 
 async def test_stall(house: House, client: Client, chatgpt: SimulatedChatGPT) -> None:
-    talk = chatgpt.alice.add_conversation("Groceries", [("What?", "Milk.")], at=1_714_557_600)
+    talk = chatgpt.alice.add_conversation("Groceries", [("What? 世界 🌍", "Milk.")], at=1_714_557_600)
     place = f"/conversations/{talk.id}/export?format=html"
     await client.get(place)
     for n in range(5):

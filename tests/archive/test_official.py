@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import hashlib
 import json
 import re
@@ -244,6 +245,18 @@ async def test_what_breaks_off_leaves_nothing(mirror: Mirror, tmp_path: Path, ho
     with pytest.raises(asyncio.CancelledError if how == "cancelled" else MirrorError):
         await write(mirror, target, conversations=broken())
     assert {path.name: path.read_bytes() for path in target.parent.iterdir()} == {"export.zip": b"an older one"}
+
+
+async def test_what_a_killed_one_left_is_removed(mirror: Mirror, tmp_path: Path) -> None:
+    """A partial archive that no process holds any more, of whatever name; one that is being written stays."""
+    folder = tmp_path / "exports"
+    folder.mkdir()
+    dead, living = (folder / f"{name}.zip.chatgpt_rest.partial" for name in ("dead", "living"))
+    dead.write_bytes(b"in clear")
+    with living.open("wb") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        await write(mirror, folder / "export.zip")
+    assert {path.name for path in folder.iterdir()} == {"export.zip", living.name}
 
 
 @pytest.mark.parametrize("size_bytes", [0, 2_000_000], ids=["conversations", "asset"])

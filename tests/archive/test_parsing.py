@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatgpt_rest import chatgpt_json
-from chatgpt_rest.archive.parsing import Unreadable, parse
+from chatgpt_rest.archive.parsing import MOST_POINTERS, Unreadable, parse
 from chatgpt_rest.incoming import Incoming, Marks, NodeRow, Pointer
 from chatgpt_rest.model import Completeness, Shape
 from tests.shapes import conversation_json, message, odd_conversations, slim_message
@@ -112,6 +112,17 @@ def test_pointers_are_told_with_their_node(*, is_surprising: bool) -> None:
         Pointer("n1", "file_0a"),
         Pointer("n1", "file-B", "b.pdf", "application/pdf"),
     ]
+
+
+@pytest.mark.parametrize("is_surprising", [False, True], ids=["fast", "slow"])
+def test_no_more_pointers_are_told_than_anybody_has(*, is_surprising: bool) -> None:
+    """Of a conversation that points to more assets than any real one, the rest is kept and not told of."""
+    attached = [{"id": f"file-{number}"} for number in range(MOST_POINTERS + 5)]
+    value = conversation_json(None, message(metadata={"attachments": attached}))
+    incoming = parsed(surprising(value) if is_surprising else value)
+    assert len(incoming.pointers) == MOST_POINTERS
+    assert incoming.nodes[1][7] is not None
+    assert len(json.loads(incoming.nodes[1][7])["metadata"]["attachments"]) == MOST_POINTERS + 5
 
 
 def test_what_sqlite_cannot_hold_stays_in_the_raw_json() -> None:
@@ -279,8 +290,10 @@ def test_both_ways_to_read_go_equally_deep(depth: int) -> None:
     ("raw", "reason"),
     [
         (b'{"mapping":{}}', "it has no id"),
-        (b'{"mapping":{},"id":"../x"}', "it has no id"),
-        (b'{"mapping":{},"id":"\\ud800"}', "it has no id"),
+        (b'{"mapping":{},"id":"../x"}', "its id cannot be used here"),
+        (b'{"mapping":{},"id":"WEB:3b1f"}', "its id cannot be used here"),
+        (b'{"mapping":{},"id":17}', "its id cannot be used here"),
+        (b'{"mapping":{},"id":"\\ud800"}', "its id cannot be used here"),
         (b'{"id":"a"}', "it has no mapping"),
         (b'{"id":"a","mapping":[]}', "it has no mapping"),
         (b"[]", "it has no mapping"),
@@ -300,10 +313,21 @@ def test_what_is_no_conversation_is_set_aside(raw: bytes, reason: str) -> None:
     [
         b'{"id":"c","mapping":{"n":{"id":"n","message":{"a":1}},"m":{},"n":{"id":"n","message":{"a":2}}}}',
         b'{"id":"c","mapping":{"n":{"id":"n","message":{"a":1},"message":{"a":2}}}}',
+        b'{"id":"c","mapping":{"n":{"parent":"x"},"n":{"parent":"y"}}}',
+        b'{"id":"c","mapping":{"n":{"parent":"x","parent":"y"}}}',
+        b'{"id": "c", "mapping": {"n": {"id": "n", "parent": null, "parent": "y"}}}',
+        b'{"id":"c","mapping":{"n":{"children":["x"],"children":[]}}}',
+        b'{"id":"c","mapping":{"n":{"id":"n","id":"n"}}}',
+        b'{"id":"c","mapping":{"n":{"message" :{"a":1},"message":{"a":2}}}}',
+        b'{"id":"c","mapping":{"n":{"message":{"a":1},"mess\\u0061ge":{"a":2}}}}',
+        b'{\n "id": "c",\n "mapping": {\n  "n": {\n   "parent": null,\n   "parent": "y"\n  }\n }\n}',
         b'{"id":"c","title":"one","mapping":{},"title":"two"}',
         b'{"id":"c","mapping":{"n":{"message":{}}},"mapping":{"m":{"message":{}}}}',
     ],
-    ids=["nodes", "messages of a node", "members", "mappings"],
+    ids=[
+        "nodes", "messages of a node", "nodes without message", "parents", "spaced parents", "children", "ids",
+        "spaced messages", "escaped messages", "indented parents", "members", "mappings",
+    ],
 )
 def test_of_two_things_of_one_name_none_is_lost_in_silence(raw: bytes) -> None:
     """Parsers take the last one and say nothing."""

@@ -225,6 +225,49 @@ def test_bad_conversations_among_good_ones(tmp_path: Path) -> None:
     assert (second.kind, second.id) == ("conversation", None)
 
 
+@pytest.mark.parametrize("name", ["\ud800", "../" * 100_000, 17, "WEB:3b1f"], ids=["surrogate", "path", "number", "WEB"])
+def test_an_id_that_is_none(tmp_path: Path, name: object) -> None:
+    """It is told as far as it can be shown, whatever it is, and stops no other conversation."""
+    bare = tmp_path / "chats.json"
+    bad = {**conversation(2), "id": name, "conversation_id": name, "title": "Odd " + "\ud800" * 100_000}
+    bare.write_bytes(dump([conversation(1), bad, conversation(3)]))
+    frames = read(bare)
+    (aside,) = set_aside(frames)
+    assert conversations(frames) == ["conversation-1", "conversation-3"]
+    assert aside.reason == "its id cannot be used here"
+    assert len(aside.id or "") + len(aside.title or "") < 1_000
+    assert (aside.title or "").startswith("Odd \ufffd")
+
+
+def test_a_file_of_a_million_things_that_are_no_conversations(tmp_path: Path) -> None:
+    """A thousand of them are enough to know it: the rest of the file is not read, and told as one."""
+    bare = tmp_path / "chats.json"
+    bare.write_bytes(b"[" + b"1," * 1_000_000 + dump(conversation(1)) + b"]")
+    asides = set_aside(read(bare))
+    assert len(asides) == 1_000
+    assert {aside.reason for aside in asides[:-1]} == {"it has no mapping"}
+    assert (asides[-1].kind, asides[-1].reason) == (
+        "file", "it is no list of conversations: 1000 things in a row are none, and what follows is not read",
+    )  # fmt: skip
+    assert asides[-1].place == "chats.json #999 (byte 1999)"
+
+
+def test_what_is_no_conversation_may_be_often(tmp_path: Path) -> None:
+    """As long as conversations lie between, all of a file is read."""
+    bare = tmp_path / "chats.json"
+    bare.write_bytes(dump([*range(999), conversation(1), *range(999), conversation(2)]))
+    assert conversations(read(bare)) == ["conversation-1", "conversation-2"]
+
+
+def test_a_manifest_of_very_many_names(tmp_path: Path) -> None:
+    """A thousand of what is missing are named, and all of it is counted."""
+    manifest = {"export_files": [f"file-{number}.dat" for number in range(20_000)]}
+    files = {"conversations.json": b"[]", "export_manifest.json": dump(manifest)}
+    opened = read(zipped(tmp_path / "export.zip", files))[0]
+    assert isinstance(opened, wire.Opened)
+    assert (len(opened.missing), opened.missing_total) == (1_000, 20_000)
+
+
 @pytest.mark.parametrize("method", [0, DEFLATED], ids=["stored", "deflated"])
 def test_a_wrong_checksum(tmp_path: Path, method: int) -> None:
     """What a damaged file still gives is read, the damage is named, and the other files are read."""

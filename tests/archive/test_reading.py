@@ -98,6 +98,26 @@ async def test_what_it_refuses_is_told(tmp_path: Path) -> None:
     assert children() == set()
 
 
+async def test_a_name_that_is_no_utf_8(small: Path) -> None:
+    """Files are called by bytes, which need be no text."""
+    odd = Path(os.fsdecode(os.fsencode(small.parent) + b"/caf\xe9"))
+    odd.mkdir()
+    export = small.rename(odd / os.fsdecode(b"export-\xe9.zip"))
+    for path in (export, odd):
+        async with reading(source(path)) as reader:
+            await reader.go(ACCOUNT)
+            assert isinstance((await all_of(reader))[-1], wire.Ended)
+
+
+async def test_a_name_that_is_no_utf_8_is_refused_in_words(small: Path) -> None:
+    """What is wrong with a file can be said, however it is called."""
+    path = small.parent / os.fsdecode(b"caf\xe9.json")
+    path.write_bytes(b"")
+    with pytest.raises(BadRequest, match=r"^caf\\udce9\.json: it is empty$"):
+        async with reading(source(path)):
+            pass
+
+
 async def test_it_is_not_told_any_secret(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing of its environment is a token, a key or a setting."""
     for name in (TOKEN_VARIABLE, "CREDENTIALS_DIRECTORY", "AWS_SECRET_ACCESS_KEY"):

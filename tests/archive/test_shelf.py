@@ -121,6 +121,19 @@ def test_an_edited_file_that_was_given_up_is_ours_again(tmp_path: Path) -> None:
     assert files(tmp_path) == {NAME: THIRD}
 
 
+def test_what_somebody_edited_beside_it_stays_too(tmp_path: Path) -> None:
+    """Notes made in `… (new)` are as safe: what is new goes to `… (new 2)` from then on."""
+    new, second = tmp_path / "1970-01-01 Walks (66f1a2b3) (new).md", "1970-01-01 Walks (66f1a2b3) (new 2).md"
+    put(tmp_path, FIRST)
+    (tmp_path / NAME).write_bytes(b"my notes")
+    put(tmp_path, SECOND)
+    new.write_bytes(b"more notes")
+    for content in (THIRD, SECOND, THIRD):
+        assert put(tmp_path, content) is Outcome.BESIDE
+    assert put(tmp_path, THIRD) is Outcome.EDITED
+    assert files(tmp_path) == {NAME: b"my notes", new.name: b"more notes", second: THIRD}
+
+
 # ------------------------------------------------------------------------------------------------------------- names
 
 
@@ -181,6 +194,15 @@ def test_a_lost_index_is_rebuilt(tmp_path: Path, index: bytes | None) -> None:
     assert files(tmp_path) == {NAME: SECOND}
 
 
+@pytest.mark.parametrize("title", ["Notes (readme).md", "Notes (readme) (66f1a2b3).md", "(a).md (b).md"])
+def test_a_title_is_no_mark(tmp_path: Path, title: str) -> None:
+    """Without its index a conversation finds its file also where its title looks like the end of a file's name."""
+    put(tmp_path, FIRST, title)
+    (tmp_path / INDEX).unlink()
+    assert put(tmp_path, FIRST, title) is Outcome.UNCHANGED
+    assert len(files(tmp_path)) == 1
+
+
 def test_without_an_index_nothing_is_overwritten(tmp_path: Path) -> None:
     """Where nobody knows whether a file was edited, it is taken for edited."""
     put(tmp_path, FIRST)
@@ -195,10 +217,18 @@ def test_an_export_that_was_killed_goes_on(tmp_path: Path) -> None:
     with (tmp_path / INDEX).open("ab") as index:
         index.write(json.dumps({"id": ID, "name": NAME, "digest": "of what was never written"}).encode() + b"\n")
         index.write(b'{"id": "66f1a2b3-00')
-    (tmp_path / ".chatgpt_rest.partial").write_bytes(b"half a fi")
     assert put(tmp_path, SECOND) is Outcome.WRITTEN
     assert files(tmp_path) == {NAME: SECOND}
-    assert {path.name for path in tmp_path.iterdir()} == {NAME, INDEX}
+
+
+def test_what_a_killed_export_left_is_removed(tmp_path: Path) -> None:
+    """Half a file, here and among the assets, even where there is nothing to write any more."""
+    put(tmp_path, FIRST)
+    (tmp_path / "assets").mkdir()
+    for half in (tmp_path / ".chatgpt_rest.partial", tmp_path / "assets" / ".chatgpt_rest.partial"):
+        half.write_bytes(b"half a fi")
+    assert put(tmp_path, FIRST) is Outcome.UNCHANGED
+    assert {path.name for path in tmp_path.rglob("*")} == {NAME, INDEX, "assets"}
 
 
 def test_the_index_does_not_grow_with_exports(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from chatgpt_rest.clock import MINUTE
 from chatgpt_rest.errors import NotFound
 from chatgpt_rest.mirror import AccountMirror, ImportJob
+MOST_KEPT=100
 from tests.house import NOON, ManualClock
 from tests.mirrors import opening
 
@@ -32,6 +33,26 @@ async def test_nobody_asks_for_another_accounts_job(alice: AccountMirror, bob: A
     with pytest.raises(NotFound, match="no such import"):
         await bob.import_jobs.get("job")
     assert (await alice.import_jobs.get("job")).state == "waiting"
+
+
+async def test_the_newest_of_an_account_are_kept(alice: AccountMirror, bob: AccountMirror, clock: ManualClock) -> None:
+    """With the one that ended last, whatever the clock says; neither another account's nor one under way counts."""
+    await bob.import_jobs.begin("bob's")
+    await bob.import_jobs.finish("bob's", "done", None)
+    await alice.import_jobs.begin("under way")
+    for number in range(MOST_KEPT + 1):
+        clock.move(seconds=1)
+        await alice.import_jobs.begin(f"job {number}")
+        await alice.import_jobs.finish(f"job {number}", "done", None)
+    clock.jump(seconds=-1_000_000)
+    await alice.import_jobs.begin("last")
+    await alice.import_jobs.finish("last", "failed", None)
+    for name in ("job 0", "job 1"):
+        with pytest.raises(NotFound):
+            await alice.import_jobs.get(name)
+    for name in ("under way", "job 2", f"job {MOST_KEPT}", "last"):
+        await alice.import_jobs.get(name)
+    assert (await bob.import_jobs.get("bob's")).state == "done"
 
 
 async def test_a_process_that_died_leaves_its_jobs_interrupted(tmp_path: Path, clock: ManualClock) -> None:
