@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Run every benchmark and print a table: `python -m bench`, or `python -m bench importing 2000`, which only imports, and
-so many MB. Figures of reading are CPU time of the server's process and ratios to a limit that ran in turn with it: on
-a noisy machine wall-clock rates scatter by a factor of two, these do not.
+"""Run every benchmark and print a table: `python -m bench`, or `python -m bench importing 2000`, which only imports so
+many MB. Figures of reading are CPU time of the server's process and ratios to a limit that ran in turn with it: on a
+noisy machine wall-clock rates scatter by a factor of two, these do not.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from typing import Any, Final
 _POINTER: Final = re.compile(r"(?:sediment|file-service)://(.+)", re.DOTALL)
 _FILE_ID: Final = re.compile(r"file[-_][A-Za-z0-9_-]{1,120}", re.ASCII)
 _PLAIN_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}", re.ASCII)
+_POINTING: Final = frozenset({"attachments", "aggregate_result"})
 _WORDS: Final = frozenset({"content_type", "parts"})
 _TEXTS: Final = frozenset({str})
 _DEEPEST: Final = 8  # levels of parts within parts; ChatGPT's own have four
@@ -36,8 +37,8 @@ def asset_pointers(message: Mapping[str, Any]) -> list[tuple[str, str | None, st
     content, metadata = message.get("content"), message.get("metadata")
     named = _in_content(content) if not _is_words(content) else []
     found: dict[str, tuple[str | None, str | None]] = dict.fromkeys(named, (None, None))
-    if not isinstance(metadata, dict):
-        metadata = {}
+    if not isinstance(metadata, dict) or _POINTING.isdisjoint(metadata):
+        return [(identifier, None, None) for identifier in found]
     if "aggregate_result" in metadata:
         found |= dict.fromkeys(_in_result(metadata["aggregate_result"]), (None, None))
     for attachment in _dicts(metadata.get("attachments")):

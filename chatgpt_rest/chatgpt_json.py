@@ -153,14 +153,16 @@ def conversation(value: object, *, conversation_id: str | None = None) -> Conver
 
 
 def outline(value: Mapping[str, Any], *, conversation_id: str | None = None) -> Conversation:
-    """What a conversation says of itself, with neither nodes nor envelope. Raises ValueError where it has no id, or not
-    the one that was asked for, or is nested too deep.
+    """What a conversation says of itself, with neither nodes nor envelope. Raises ValueError where it has no id that
+    can stand in a path, or not the one that was asked for, or is nested too deep.
     """
     if is_too_deep(value):
         raise ValueError("it is nested too deep")
     own_id = value.get("conversation_id") or value.get("id") or conversation_id
-    if not isinstance(own_id, str) or not is_id(own_id):
+    if not own_id:
         raise ValueError("it has no id")
+    if not isinstance(own_id, str) or not is_id(own_id):
+        raise ValueError("its id cannot be used here")
     if conversation_id is not None and own_id != conversation_id:
         raise ValueError("it is another conversation than the one asked for")
     told = listed({**value, "id": own_id})

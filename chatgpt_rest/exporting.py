@@ -81,6 +81,7 @@ async def export_now(
                             is_whole=selection.is_whole,
                             on_bytes=bar.take,
                         ),
+                        max_entries=config.archive.max_entries,
                     )
                 else:
                     told = _told_library(
@@ -221,8 +222,10 @@ def _archive_place(folder: Path, account: Account, clock: Clock) -> Path:
 # --------------------------------------------------------------------------------------------------------------- words
 
 
-def _told_archive(target: Path, contents: Contents) -> list[str]:
+def _told_archive(target: Path, contents: Contents, *, max_entries: int) -> list[str]:
     lines = [f"{target}: {counted(contents.conversations, 'conversation')}, {counted(contents.assets, 'asset')}"]
+    if contents.files > max_entries:
+        lines.append(f"it holds {counted(contents.files, 'file')}: to import it, set [archive] max_entries to as many")
     return lines + _lost(contents.lost)
 
 

@@ -51,7 +51,7 @@ async def import_now(
     as_json: bool,
 ) -> None:
     """Take in these files and folders, and print the ledger. Cancelling ends it; what came stays. Raises MirrorError
-    where nothing could be taken in, and where it ended before its end.
+    where nothing could be taken in, where no conversation could be read, and where it ended before its end.
     """
     try:
         ledger = await _import(config, clock, sources, account=account, is_dry_run=is_dry_run)
@@ -65,6 +65,8 @@ async def import_now(
             console.print(escape(line))
     if ledger.error is not None:
         raise MirrorError(f"{ledger.error.error}; {_AGAIN}", code=ledger.error.code)
+    if (files := ledger.files.set_aside) and not ledger.conversations.read:
+        raise MirrorError(f"no conversation could be read: {_counted(files, 'file')} {_were(files)} set aside")
 
 
 async def _import(
@@ -216,10 +218,11 @@ def _missing(ledger: Ledger) -> list[str]:
     lines = []
     if names := ledger.files.missing:
         shown = ", ".join(_one_line(name) for name in names[:_MOST_SHOWN])
-        more = f", and {len(names) - _MOST_SHOWN:,} more" if len(names) > _MOST_SHOWN else ""
+        total = ledger.files.missing_total
+        more = f", and {total - _MOST_SHOWN:,} more" if total > _MOST_SHOWN else ""
         lines += [
-            f"{_counted(len(names), 'file')} of the export {_are(len(names))} not there: {shown}{more}",
-            f"  → import the part that holds {_them(len(names))}, or ask ChatGPT for the export again",
+            f"{_counted(total, 'file')} of the export {_are(total)} not there: {shown}{more}",
+            f"  → import the part that holds {_them(total)}, or ask ChatGPT for the export again",
         ]
     if missing := ledger.assets.missing:
         lines += [
@@ -262,6 +265,10 @@ def _counted(number: int, noun: str) -> str:
 
 def _are(number: int) -> str:
     return "is" if number == 1 else "are"
+
+
+def _were(number: int) -> str:
+    return "was" if number == 1 else "were"
 
 
 def _them(number: int) -> str:

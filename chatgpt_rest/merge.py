@@ -3,7 +3,8 @@
 
 Nodes are united and none is ever dropped. Of two versions of one node the complete beats the partial and the full the
 slim, else the newer source wins. Title, current node and flags come from the newer source, except a title set here
-and not pushed yet. Nothing is overwritten by less.
+and not pushed yet; an export is newer there only by whole seconds, since a rename moves no update time and would be
+undone by an export from before it. Nothing is overwritten by less.
 """
 
 from __future__ import annotations
@@ -37,19 +38,26 @@ def merge(mine: Conversation | None, theirs: Conversation, *, source: Source) ->
     nodes |= {key: node for key, node in theirs.nodes.items() if key not in mine.nodes}
     if source is Source.UPSTREAM and newer is theirs:
         nodes = {key: replace(node, is_absent_upstream=key not in theirs.nodes) for key, node in nodes.items()}
+    head, other = newer, older
+    if source is Source.EXPORT and not _says_more(theirs, than=mine):
+        head, other = mine, theirs
+    unsaid = _unsaid(mine, theirs) if head is mine and newer is theirs else frozenset()
     pending = next((each for each in (mine, theirs) if each.is_title_pending), None)
     return Conversation(
         id=mine.id,
-        title=_title(newer.title, older.title) if pending is None else pending.title,
+        title=_title(head.title, other.title) if pending is None else pending.title,
         create_time=_earliest(mine.create_time, theirs.create_time),
         update_time=newer.update_time,
-        current_node=newer.current_node if newer.current_node in nodes else older.current_node,
+        current_node=next(
+            (end for end in (head.current_node, other.current_node) if end in nodes),
+            head.current_node or other.current_node,
+        ),
         nodes=nodes,
-        envelope={**older.envelope, **newer.envelope},
-        is_archived=mine.is_archived if source is Source.ASK else newer.is_archived,
-        is_starred=mine.is_starred if source is Source.ASK else newer.is_starred,
-        project=newer.project or older.project,
-        model=newer.model or older.model,
+        envelope={**mine.envelope, **theirs.envelope, **head.envelope},
+        is_archived=mine.is_archived if source is Source.ASK else head.is_archived or "is_archived" in unsaid,
+        is_starred=mine.is_starred if source is Source.ASK else head.is_starred or "is_starred" in unsaid,
+        project=head.project or other.project,
+        model=head.model or other.model,
         is_title_pending=pending is not None,
         is_deleted_upstream=False if source is Source.UPSTREAM else mine.is_deleted_upstream,
     )
@@ -83,6 +91,18 @@ def whole_seconds(time: int | None) -> int:
 
 def _is_newer(theirs: Conversation, *, than: Conversation) -> bool:
     return whole_seconds(theirs.update_time) >= whole_seconds(than.update_time)
+
+
+def _says_more(theirs: Conversation, *, than: Conversation) -> bool:
+    """Whether an export's title and flags are news: at the same second only where there are none here."""
+    ours, time = whole_seconds(than.update_time), whole_seconds(theirs.update_time)
+    return time > ours or (time == ours and not than.nodes and than.title is None)
+
+
+def _unsaid(mine: Conversation, theirs: Conversation) -> frozenset[str]:
+    """The flags that theirs sets and of which nothing was ever said here, since slim exports have none."""
+    flags = {"is_archived": theirs.is_archived, "is_starred": theirs.is_starred}
+    return frozenset(name for name, is_set in flags.items() if is_set and mine.nodes and name not in mine.envelope)
 
 
 def _united(mine: Node, theirs: Node | None, *, prefer_theirs: bool) -> Node:

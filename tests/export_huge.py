@@ -24,7 +24,9 @@ _TEMPLATES: Final = 300
 _MARK: Final = b"@@@@@@@@"
 """Stands in every id of a template, and a number in its place in each copy."""
 _LETTERS: Final = ("b", "d", "f", "g", "k", "l", "m", "n", "p", "r", "s", "t", "v", "st", "br", "ch")
-_VOWELS: Final = ("a", "e", "i", "o", "u", "ou", "ea", "ä", "é")
+_VOWELS: Final = ("a", "e", "i", "o", "u", "ou", "ea")
+_SELDOM: Final = ("ä", "é", "ж", "京", "’", "…", '"', "\n\n", "\n- ", "🙂")
+"""One word in fifty holds one of these, which JSON escapes."""
 _VOCABULARY: Final = 4_000
 
 
@@ -79,9 +81,7 @@ class _Author(Pen):
 
     def __init__(self, random: Random, shelf: Shelf) -> None:
         super().__init__(random, shelf, SPRING_2024)
-        self._vocabulary = [
-            "".join(random.choices(_LETTERS + _VOWELS, k=random.randint(1, 5))) for _ in range(_VOCABULARY)
-        ]
+        self._vocabulary = ["".join(self._letters()) for _ in range(_VOCABULARY)]
         self._number = 0
 
     def uuid(self) -> str:
@@ -91,6 +91,13 @@ class _Author(Pen):
     def words(self, most: int = 12) -> str:
         """So many, and not one more or less; a few of them far more often than the others, as in any language."""
         return " ".join(self._vocabulary[int(self.random.paretovariate(0.6)) % _VOCABULARY] for _ in range(most))
+
+    def _letters(self) -> Iterator[str]:
+        for _ in range(self.random.randint(1, 4)):
+            yield self.random.choice(_LETTERS)
+            yield self.random.choice(_VOWELS)
+        if self.random.random() < 0.02:
+            yield self.random.choice(_SELDOM)
 
 
 def _turn(pen: Pen) -> Json:

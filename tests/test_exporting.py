@@ -12,7 +12,7 @@ import re
 import signal
 import sys
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
@@ -40,6 +40,7 @@ class Site:
 
     folder: Path
     target: Path
+    config: dict[str, str] = field(default_factory=dict)
 
     @property
     def environ(self) -> dict[str, str]:
@@ -54,7 +55,7 @@ class Site:
     ) -> list[str]:
         """The same within this process. Answers the lines that it prints."""
         console = Console(file=io.StringIO(), soft_wrap=True)
-        config = make_config(self.folder, NOWHERE)
+        config = make_config(self.folder, NOWHERE, **self.config)
         await export_now(
             config, ManualClock(), console, self.target, form=form, since=since, query=query, account=account
         )
@@ -220,6 +221,13 @@ async def test_what_is_special_is_told(site: Site) -> None:
         "1 asset left out: known to the mirror, but the file is gone; import the export again",
         "1 conversation left out: known by name only; `server.py sync` brings them",
     ]
+
+
+async def test_an_archive_of_more_files_than_an_import_takes_says_so(site: Site) -> None:
+    """Here a shard, an asset, its name, whose it is, and the list of all that."""
+    site.config["archive__max_entries"] = "4"
+    told = await site.export("chatgpt")
+    assert told[1] == "it holds 5 files: to import it, set [archive] max_entries to as many"
 
 
 async def test_a_mirror_with_nothing_in_it(tmp_path: Path) -> None:

@@ -154,6 +154,18 @@ async def test_what_could_not_be_taken_in_is_named(site: Site, tmp_path: Path) -
     assert "\x1b" not in done.out
 
 
+@pytest.mark.parametrize("options", [(), ("--json",)], ids=["words", "json"])
+async def test_where_nothing_could_be_read_that_is_a_failure(site: Site, tmp_path: Path, options: list[str]) -> None:
+    """The ledger says what was set aside, and the status that no conversation came."""
+    path = tmp_path / "conversations.json"
+    path.write_bytes(b"[}")
+    site.paths = [str(path)]
+    done = await site.run("--account", "user-Odd", *options)
+    assert (done.status, done.err.count("\n")) == (1, 1)
+    assert "no conversation could be read: 1 file was set aside" in done.err
+    assert "conversations.json" in done.out
+
+
 # -------------------------------------------------------------------------------------------------------- whose it is
 
 
@@ -327,7 +339,7 @@ def test_the_words_line_up_and_say_what_to_do() -> None:
         conversations=Conversations(read=1234, imported=1230, enriched=1, left_deleted=1, set_aside=2),
         messages=Messages(read=45678, imported=45671, set_aside=7, hidden=4321),
         assets=Assets(read=3, stored=2, unchanged=1, placed=3, missing=1),
-        files=Files(kept=4, ignored=1, missing=["conversations-004.json"]),
+        files=Files(kept=4, ignored=1, missing=["conversations-004.json"], missing_total=1),
         set_aside=[
             Aside(kind="conversation", id="c1", title="Odd", place="e.zip/c.json #7", reason="it is torn", messages=7),
             Aside(kind="conversation", id=None, title=None, place="e.zip/c.json #9", reason="it has no id", messages=0),

@@ -206,6 +206,25 @@ def test_the_newer_source_gives_title_flags_and_current_node(source: Source) -> 
         assert (merged.create_time, merged.update_time) == (OLD, NEW)
 
 
+def test_an_export_of_the_same_second_undoes_no_rename() -> None:
+    """A rename moves no update time: what is here stays, and what it lacks comes."""
+    mine = replace(tree(node("a"), title="mine", current="a"), is_archived=True)
+    theirs = replace(tree(node("a"), node("b"), title="theirs", current="b"), model="m", envelope={"voice": b"1"})
+    merged = merge(mine, theirs, source=Source.EXPORT)
+    assert (merged.title, merged.is_archived, merged.current_node) == ("mine", True, "a")
+    assert (merged.model, merged.envelope, list(merged.nodes)) == ("m", {"voice": b"1"}, ["a", "b"])
+
+
+@pytest.mark.parametrize(("envelope", "expected"), [({}, True), ({"is_archived": b"false"}, False)])
+def test_a_flag_that_a_slim_export_did_not_tell_comes_with_a_full_one(
+    envelope: dict[str, bytes], *, expected: bool
+) -> None:
+    """Of the same second; one that was told stays as it is here."""
+    mine = replace(tree(node(shape=Shape.SLIM)), envelope=envelope)
+    theirs = replace(tree(node()), is_archived=True)
+    assert merge(mine, theirs, source=Source.EXPORT).is_archived is expected
+
+
 @pytest.mark.parametrize("empty", [None, "", "  \n"], ids=repr)
 @pytest.mark.parametrize("source", Source)
 def test_a_title_is_not_lost_to_a_blank_one(source: Source, empty: str | None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import json
 import os
 import shutil
 import signal
@@ -343,6 +344,56 @@ async def test_a_backup_that_is_damaged_changes_nothing(site: Site) -> None:
     assert {**after, "mirror.sqlite.lock": before["mirror.sqlite.lock"]} == before
 
 
+def doctored(backup: Path, change: Callable[[dict[str, bytes], dict[str, Any]], None]) -> None:
+    """Change the files of a backup and its list."""
+    with zipfile.ZipFile(backup) as archive:
+        files = {info.filename: archive.read(info) for info in archive.infolist()}
+    manifest = json.loads(files.pop("backup.json"))
+    change(files, manifest)
+    with zipfile.ZipFile(backup, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+        archive.writestr("backup.json", json.dumps(manifest))
+
+
+async def test_a_backup_that_leaves_out_an_asset_is_refused(site: Site) -> None:
+    """One that its database names, and its list neither has nor calls missing: somebody has taken it out of both."""
+    await make_mirror(site)
+    put_picture(site.folder)
+    assert (await site.run("backup", str(site.backup))).status == 0
+
+    def leave_out(files: dict[str, bytes], manifest: dict[str, Any]) -> None:
+        (name,) = (each for each in files if each.startswith("assets/"))
+        del files[name]
+        manifest["members"] = [each for each in manifest["members"] if each["name"] != name]
+
+    doctored(site.backup, leave_out)
+    before = (site.folder / "mirror.sqlite").read_bytes()
+    told = await site.run("restore", str(site.backup))
+    assert (told.status, told.out, told.err.count("\n")) == (1, "", 1)
+    assert f"its database names what is neither in it nor said to be missing: {sha256(PICTURE).hexdigest()}" in told.err
+    assert (site.folder / "mirror.sqlite").read_bytes() == before
+
+
+async def test_a_backup_with_a_trigger_is_refused(site: Site, tmp_path: Path) -> None:
+    """However right all its digests are; nothing is replaced."""
+    await make_mirror(site)
+    assert (await site.run("backup", str(site.backup))).status == 0
+
+    def set_trap(files: dict[str, bytes], manifest: dict[str, Any]) -> None:
+        trapped = tmp_path / "trapped.sqlite"
+        trapped.write_bytes(files["mirror.sqlite"])
+        with closing(sqlite3.connect(trapped)) as connection, connection:
+            connection.execute("create trigger evil after insert on node begin delete from conversation; end")
+        files["mirror.sqlite"] = content = trapped.read_bytes()
+        manifest["members"][0] |= {"size_bytes": len(content), "sha256": sha256(content).hexdigest()}
+
+    doctored(site.backup, set_trap)
+    told = await site.run("restore", str(site.backup))
+    assert (told.status, told.out, told.err.count("\n")) == (1, "", 1)
+    assert "the database holds trigger 'evil', which this program never makes" in told.err
+
+
 async def test_a_link_is_not_replaced(site: Site, tmp_path: Path) -> None:
     """What it points to lies elsewhere, and so would all that belongs to it."""
     await make_mirror(site)
@@ -362,7 +413,7 @@ async def test_a_backup_that_is_interrupted_leaves_nothing(site: Site) -> None:
     with put_picture(site.folder).open("r+b") as picture:
         picture.truncate(2**40)
     async with started("backup", str(site.backup), environ=site.environ) as running:
-        await until(lambda: "one.zip.partial" in site.left_behind())
+        await until(lambda: "one.zip.chatgpt_rest.partial" in site.left_behind())
         assert await running.end(signal.SIGINT) == 128 + signal.SIGINT
     assert site.left_behind() == []
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from typing import BinaryIO, Final
 
 from aiohttp import web
@@ -22,6 +23,7 @@ from chatgpt_rest.mirror import Asset
 _CHUNK_BYTES: Final = 256 * 1024
 _LONGEST_NAME: Final = 150
 _SHOWN: Final = ("image/", "audio/", "video/", "application/pdf")
+_LAST_NONE: Final = re.compile(r"bytes=-0+")
 _RUNS_SCRIPTS: Final = "image/svg+xml"
 _EXTENSIONS: Final = {
     "image/png": (".png",),
@@ -110,6 +112,8 @@ def _range(request: web.Request, size_bytes: int, *, etag: str) -> range | None:
         asked = request.http_range
     except ValueError:
         return None
+    if _LAST_NONE.fullmatch(request.headers.get("Range", "")):  # which aiohttp takes for all
+        return range(0)
     return None if asked.start is None else range(size_bytes)[asked]
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`/import`: an export comes in, and how far it is."""
+"""`/import`: an export comes in, how far it is, and that it need not go on."""
 
 from __future__ import annotations
 
@@ -26,7 +26,17 @@ async def start(request: web.Request) -> web.Response:
 
 async def status(request: web.Request) -> web.Response:
     """`GET /import/{job}`: how far it is and, in the end, its ledger."""
+    return json_response(await request.app[JOBS].status(request[PRINCIPAL].account, _job(request)))
+
+
+async def cancel(request: web.Request) -> web.Response:
+    """`DELETE /import/{job}`: it ends here; what came stays."""
+    await request.app[JOBS].cancel(request[PRINCIPAL].account, _job(request))
+    return web.Response(status=204)
+
+
+def _job(request: web.Request) -> str:
     job_id = request.match_info["job"]
     if not is_id(job_id):
         raise NotFound("import")
-    return json_response(await request.app[JOBS].status(request[PRINCIPAL].account, job_id))
+    return job_id

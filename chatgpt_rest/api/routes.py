@@ -21,6 +21,7 @@ API: Final = (
     Route("GET", "/assets/{id}", assets.asset),
     Route("POST", "/import", imports.start),
     Route("GET", "/import/{job}", imports.status),
+    Route("DELETE", "/import/{job}", imports.cancel),
     Route("GET", "/sync", syncing.status),
     Route("POST", "/sync", syncing.start),
     Route("GET", "/budget", state.budget),

@@ -27,10 +27,10 @@ def assets_of(attached: Iterable[Attached]) -> list[Asset]:
 
 
 def attached_files(
-    attached: Iterable[Attached], files: AssetFiles, *, link: Callable[[Asset], str]
+    attached: Iterable[Attached], files: AssetFiles, *, link: Callable[[Asset], str | None]
 ) -> dict[str, AttachedFile]:
     """They by their ids, as renderers take them, but for those whose bytes are lost; `link` finds one from where the
-    text will stand.
+    text will stand, if it can be found there.
     """
     return {
         asset.id: AttachedFile(

@@ -11,6 +11,7 @@ Nothing else is in it, and anything else in it makes it none of ours. backup.jso
 
 from __future__ import annotations
 
+import os
 import re
 import zipfile
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from typing import BinaryIO, Final
 
 import msgspec
 
+from chatgpt_rest.archive.regular import open_regular
 from chatgpt_rest.archive.zips import Damaged, Entry, read_directory, unpacked
 from chatgpt_rest.errors import BadRequest
 from chatgpt_rest.mirror.asset_files import AssetFiles
@@ -34,6 +36,7 @@ KEY: Final = "mirror.sqlite.key"
 _LIST: Final = "backup.json"
 _ASSET: Final = re.compile(r"assets/([0-9a-f]{2})/(\1[0-9a-f]{62})")
 _BLOCK_BYTES: Final = 1024 * 1024
+_KEY_BYTES: Final = 32
 _LONGEST_LIST_BYTES: Final = 512 * 1024 * 1024  # some two million assets
 _MOST_ENTRIES: Final = 4_000_000
 _MOST_RATIO: Final = 1_100  # deflate can do no more; a database that is nearly empty comes close
@@ -218,10 +221,10 @@ class Backup:
 def open_backup(path: Path) -> Iterator[Backup]:
     """Raises BadRequest where it is no backup, not a whole one, or of a version that this program does not know."""
     try:
-        file = path.open("rb")
+        descriptor = open_regular(path)
     except OSError as error:
         raise BadRequest(f"{path}: {error.strerror}") from None
-    with file:
+    with os.fdopen(descriptor, "rb") as file:
         yield read_backup(file)
 
 
@@ -238,6 +241,8 @@ def read_backup(file: BinaryIO) -> Backup:
         raise _damaged("it does not hold the files that its list names, and no others")
     if names[:2] != [DATABASE, KEY] or any(not _is_sound(member) for member in manifest.members[2:]):
         raise BadRequest("this is no backup: it lists files that no backup has")
+    if manifest.members[1].size_bytes != _KEY_BYTES:
+        raise BadRequest("this is no backup: its key is none")
     for member in manifest.members:
         if entries[member.name].size_bytes != member.size_bytes:
             raise _damaged(f"{member.name} has not the size that it is listed with")

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from chatgpt_rest.archive.members import Kind, is_zip, kind_of
+from chatgpt_rest.archive.regular import open_regular
 from chatgpt_rest.archive.wire import SetAside, Source
 from chatgpt_rest.archive.zips import (
     BLOCK_BYTES,
@@ -269,7 +270,7 @@ class _Opening:
         return file
 
     def _opened(self, path: str) -> BinaryIO:
-        return self._stack.enter_context(open(_open_regular(path), "rb"))
+        return self._stack.enter_context(os.fdopen(open_regular(path), "rb"))
 
     def _is_second(self, path: str, status: os.stat_result) -> bool:
         # By its name too: what saves space by hard links makes one of two assets that are alike.
@@ -289,18 +290,9 @@ class _Opening:
         self.found.set_aside.append(SetAside("file", shown(f"{container}/{name}"), reason))
 
 
-def _open_regular(path: str | Path) -> int:
-    """A descriptor of a regular file; nothing else is opened, and nothing is waited for. Raises OSError."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    if stat.S_ISREG(os.fstat(descriptor).st_mode):
-        return descriptor
-    os.close(descriptor)
-    raise OSError(None, "it is no regular file any more")
-
-
 def _file_blocks(path: Path, size_bytes: int) -> Iterator[bytes]:
     try:
-        descriptor = _open_regular(path)
+        descriptor = open_regular(path)
     except OSError as error:
         raise Damaged(f"it cannot be opened: {error.strerror}") from None
     try:

@@ -5,17 +5,20 @@ is: an import that broke off is finished by running it again.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import AsyncExitStack
 from typing import Final
 
 from chatgpt_rest.archive import wire
 from chatgpt_rest.archive.ledger import Fault, Ledger, Tally
 from chatgpt_rest.clock import SECOND, Clock
-from chatgpt_rest.errors import BadRequest, MirrorError, NotFound, StorageFailed
-from chatgpt_rest.mirror import AccountMirror, AssetFiles, IncomingFile
+from chatgpt_rest.errors import BadRequest, MirrorError, StorageFailed
+from chatgpt_rest.mirror import AccountMirror, Added, AssetFiles, IncomingFile
 
 _PLACEMENTS: Final = 500  # written in one transaction
+_POINTED: Final = 100_000
+"""Ids of assets remembered; of an export that points to more, what is missing is told of the whole account."""
+_ANOTHER: Final = "another file of this id is here already, which stays"
 
 
 class Intake:
@@ -33,9 +36,11 @@ class Intake:
         self._placements: list[wire.Placement] = []
         self._asset: _Asset | None = None
         self._assets: set[str] = set()  # that came
-        self._pointed: set[str] = set()  # that conversations of this export point to
+        self._pointed: set[str] = set()  # that messages and the library of this export point to
+        self._shown: set[str] = set()  # that its messages point to
         self._purged: set[str] = set()  # that conversations of it point to which are purged here
-        self._unwanted: set[str] | None = None
+        self._is_beyond = False  # they are more than can be remembered
+        self._kept: set[str] = set()  # names of other files
 
     async def take(self, frame: wire.Frame) -> None:
         """The next frame. Raises StorageFailed, and BadRequest where the reader has given up."""
@@ -94,24 +99,38 @@ class Intake:
         outcomes = await self._mirror.imports.take(batch.conversations, dry_run=self._dry_run)
         for incoming, taken in zip(batch.conversations, outcomes, strict=True):
             self.tally.took(incoming, taken)
-            self._pointed.update(pointer.asset for pointer in incoming.pointers)
-            self._purged.update(taken.purged_assets)
+            shown = {pointer.asset for pointer in incoming.pointers}
+            self._remember(self._pointed, shown)
+            self._remember(self._shown, shown)
+            self._remember(self._purged, taken.purged_assets)
 
     async def _place(self) -> None:
         placements, self._placements = self._placements, []
-        self._pointed.update(each.asset for each in placements if each.conversation or each.node)
+        self._remember(self._pointed, {each.asset for each in placements if each.conversation or each.node})
         if not self._dry_run:
-            self._purged |= await self._mirror.imports.place(placements)
+            self._remember(self._purged, await self._mirror.imports.place(placements))
+
+    def _remember(self, those: set[str], assets: Collection[str]) -> None:
+        if len(those) + len(assets) <= _POINTED:
+            those.update(assets)
+        else:
+            self._is_beyond = True
 
     async def _keep_file(self, frame: wire.ExportFile) -> None:
+        name: str | None = frame.name
         if not self._dry_run:
-            await self._mirror.imports.keep_file(frame.name, frame.content, modified_at=frame.modified_at)
-        self.tally.files["kept"] += 1
+            name = await self._mirror.imports.keep_file(
+                frame.name, frame.content, modified_at=frame.modified_at, beside=self._kept
+            )
+        if name is not None:
+            self._kept.add(name)
+        self.tally.files["ignored" if name is None else "kept"] += 1
 
     def _note(self, frame: wire.Opened | wire.SetAside | wire.Ignored | wire.Ended) -> None:
         match frame:
             case wire.Opened():
                 self.tally.missing_files = frame.missing
+                self.tally.files["missing_total"] = frame.missing_total
             case wire.SetAside():
                 self.tally.put_aside(frame)
             case wire.Ignored():
@@ -123,10 +142,7 @@ class Intake:
 
     async def _begin_asset(self, frame: wire.AssetBegins) -> None:
         await self.discard()
-        if self._unwanted is None:  # by now every conversation and every placement has come
-            self._unwanted = await self._mirror.assets.unwanted(self._purged)
-        is_kept = not self._dry_run and frame.id not in self._unwanted
-        self._asset = await _Asset.begin(frame, self._files if is_kept else None)
+        self._asset = await _Asset.begin(frame, None if self._dry_run else self._files)
 
     @property
     def _asset_begun(self) -> _Asset:
@@ -140,27 +156,21 @@ class Intake:
             self.tally.put_aside(wire.SetAside("asset", asset.member, frame.fault, id=asset.id, title=asset.name))
         else:
             outcome = await self._keep(asset)
-            self.tally.took_asset(outcome)
             if outcome != "left_deleted":
                 self._assets.add(asset.id)
+            if outcome == "another":
+                self.tally.put_aside(wire.SetAside("asset", asset.member, _ANOTHER, id=asset.id, title=asset.name))
+            else:
+                self.tally.took_asset(outcome)
         await self.discard()
 
-    async def _keep(self, asset: _Asset) -> str:
-        if asset.id in (self._unwanted or ()):
-            return "left_deleted"
+    async def _keep(self, asset: _Asset) -> Added:
         if asset.file is None:
-            return await self._guess(asset)
+            is_placed = asset.id in self._purged
+            return await self._mirror.assets.foresee(asset.id, asset.size_bytes, is_placed=is_placed)
         kept = await asset.file.keep()
-        is_new = await self._mirror.assets.add(asset.id, kept, name=asset.name, member=asset.member)
-        return "stored" if is_new else "unchanged"
-
-    async def _guess(self, asset: _Asset) -> str:
-        """What would become of it: nobody has looked at its bytes."""
-        try:
-            here = await self._mirror.assets.find(asset.id)
-        except NotFound:
-            return "stored"
-        return "unchanged" if here.size_bytes == asset.size_bytes else "stored"
+        is_placed = asset.id in self._purged or asset.id in self._shown  # a purge may come between that and this
+        return await self._mirror.assets.add(asset.id, kept, name=asset.name, member=asset.member, is_placed=is_placed)
 
     async def _count_standing(self) -> None:
         if self._dry_run:
@@ -172,7 +182,8 @@ class Intake:
             self.tally.assets["missing"] = len(absent) - standing.placed - standing.unplaced
         else:
             standing = await self._mirror.assets.standing(self._assets | self._pointed)
-            self.tally.assets.update(placed=standing.placed, unplaced=standing.unplaced, missing=standing.missing)
+            missing = await self._mirror.assets.missing() if self._is_beyond else standing.missing
+            self.tally.assets.update(placed=standing.placed, unplaced=standing.unplaced, missing=missing)
 
 
 class _Asset:

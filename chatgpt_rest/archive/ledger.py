@@ -48,7 +48,8 @@ class Messages(msgspec.Struct, frozen=True, kw_only=True):
 
 class Assets(msgspec.Struct, frozen=True, kw_only=True):
     """The first six as above. Of what is here, `placed` belongs to a conversation that is here and `unplaced` to none;
-    `missing` are pointed to by this export's conversations and are nowhere.
+    `missing` are pointed to by this export's conversations and are nowhere; by any conversation of the account's, where
+    this export's point to more than a hundred thousand.
     """
 
     read: int = 0
@@ -62,12 +63,15 @@ class Assets(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Files(msgspec.Struct, frozen=True, kw_only=True):
-    """The export's other files. `missing` are those that a manifest names, or a gap in their numbers implies."""
+    """The export's other files. `missing` are those that a manifest names, or a gap in their numbers implies: the first
+    thousand of `missing_total`.
+    """
 
     kept: int = 0
     ignored: int = 0
     set_aside: int = 0
     missing: list[str] = []
+    missing_total: int = 0
 
 
 class Aside(msgspec.Struct, frozen=True, kw_only=True):

@@ -50,15 +50,22 @@ async def write_library(
     copied, again and again. Raises Conflict, StorageFailed, MirrorError; each file is whole at any time.
     """
     done = Shelving()
+
+    def link(asset: Asset) -> str | None:
+        return _place(asset) if is_beside(asset) else None
+
+    def is_beside(asset: Asset) -> bool:
+        return asset.size_bytes > form.embeds_up_to_bytes
+
     with open_shelf(folder, account=mirror.account, suffix=form.suffix) as shelf:
         async for tree in conversations:
             # Read after the tree: whatever that points to is among them.
             attached = await attachments(mirror, tree.id)
-            content = form.render(with_placed(tree, attached), attached=attached_files(attached, files, link=_link))
+            content = form.render(with_placed(tree, attached), attached=attached_files(attached, files, link=link))
             with disk_faults(folder):
                 _count(done, shelf.put(tree, content), shelf.name_of(tree.id))
             on_bytes(len(content))
-            beside = [each for each in assets_of(attached) if each.size_bytes > form.embeds_up_to_bytes]
+            beside = filter(is_beside, assets_of(attached))
             await _copy_assets(shelf, beside, files, done, on_bytes)
         for identifier, name in shelf.not_met():
             if await mirror.conversations.standing(identifier) in {Standing.UNKNOWN, Standing.DELETED}:
@@ -100,5 +107,5 @@ async def _copy_assets(
         done.assets += 1
 
 
-def _link(asset: Asset) -> str:
+def _place(asset: Asset) -> str:
     return f"{ASSETS}/{names.asset_name(asset.id, asset.media_type, asset.name)}"

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A conversation as a Markdown file: front matter for programs, the rest for people and whatever editor they like.
 
-What was written stands in it as it was written. The same conversation always gives the same bytes.
+What was written stands in it as it was written, but for control characters. The same conversation always gives the same
+bytes.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ from chatgpt_rest.model import Conversation
 
 _LANGUAGE: Final = re.compile(r"[A-Za-z0-9+#._-]{1,30}")
 _UNQUOTABLE: Final = re.compile(r'["\\\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]')
+_CONTROLS: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""What a terminal that prints the file would obey: all but tabs and the ends of lines."""
 
 
 def render(tree: Conversation, *, attached: Mapping[str, AttachedFile]) -> str:
@@ -43,7 +46,8 @@ def render(tree: Conversation, *, attached: Mapping[str, AttachedFile]) -> str:
     parts = [_front_matter(tree), f"# {escaped(tree.title or '') or UNTITLED}"]
     for said in transcript(tree):
         parts.extend(_message(said, attached))
-    return (printable("\n\n".join(parts)) or "") + "\n"
+    text = "\n\n".join(parts).replace("\r\n", "\n")
+    return _CONTROLS.sub("\ufffd", printable(text) or "") + "\n"
 
 
 # -------------------------------------------------------------------------------------------------------- front matter

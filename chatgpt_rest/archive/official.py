@@ -9,15 +9,18 @@ are in it, too, under the ids they have here.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import re
 import zipfile
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
+import zlib
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, Final
 
 from chatgpt_rest import chatgpt_json, chatgpt_official
+from chatgpt_rest.archive import names
 from chatgpt_rest.archive.attachments import assets_of, attachments
 from chatgpt_rest.archive.partial import SUFFIX, disk_faults, partial, remove_leftovers
 from chatgpt_rest.errors import NotFound
@@ -27,21 +30,27 @@ from chatgpt_rest.model import Conversation
 SHARD_CONVERSATIONS: Final = 100
 """As many as ChatGPT's own exports hold in one file."""
 
+_UNSAFE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\\/]|(?<=^[A-Za-z]):")
 _NO_TIME: Final = (1980, 1, 1, 0, 0, 0)
 _CHUNK_BYTES: Final = 1024 * 1024
 _MANIFEST: Final = "export_manifest.json"
 _ASSET_NAMES: Final = "conversation_asset_file_names.json"
 _USER: Final = "user.json"
-_WRITTEN_ANEW: Final = re.compile(r"conversations(-\d+)?\.json|chat\.html", re.ASCII)
+_WRITTEN_ANEW: Final = re.compile(r"conversations(-\d+)?\.json|chat\.html", re.ASCII | re.IGNORECASE)
+_MOST_RATIO: Final = 100
+"""Who reads archives takes a file that unpacks to many times its size for a bomb; here it is twice as many as this."""
 
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What went into an archive. `lost` assets are known to the mirror, but their bytes are not there."""
+    """What went into an archive. `lost` assets are known to the mirror, but their bytes are not there; `files` are all
+    that it holds.
+    """
 
     conversations: int
     assets: int
     lost: int
+    files: int
 
 
 async def write_official(
@@ -75,10 +84,13 @@ async def write_official(
         shards, count = await _write_conversations(archive, seen(), on_bytes)
         if is_whole:
             assets = await _all_assets(mirror)
-        _write_other_files(archive, await _other_files(mirror, email=email, is_whole=is_whole), assets)
-        lost = await _write_assets(archive, assets, files, on_bytes)
+        members = {each: archive.free_name(f"{each}.dat", apart="-") for each in sorted(assets)}
+        _write_asset_names(archive, members, assets)
+        for name, content in (await _other_files(mirror, email=email, is_whole=is_whole)).items():
+            archive.write(archive.free_name(name, apart=" "), content)
+        lost = await _write_assets(archive, members, assets, files, on_bytes)
         archive.write_manifest(shards)
-    return Contents(count, len(assets) - lost, lost)
+    return Contents(count, len(assets) - lost, lost, archive.files)
 
 
 async def _write_conversations(
@@ -120,20 +132,22 @@ async def _other_files(mirror: AccountMirror, *, email: str | None, is_whole: bo
     return {_USER: user, **others}
 
 
-def _write_other_files(archive: _Archive, others: dict[str, bytes], assets: dict[str, Asset]) -> None:
-    names = {_member(identifier): assets[identifier].name or identifier for identifier in sorted(assets)}
-    for name, content in {_ASSET_NAMES: chatgpt_json.dump(names), **others}.items():
-        with archive.member(name) as member:
-            member.write(content)
+def _write_asset_names(archive: _Archive, members: Mapping[str, str], assets: Mapping[str, Asset]) -> None:
+    names = {member: assets[identifier].name or identifier for identifier, member in members.items()}
+    archive.write(_ASSET_NAMES, chatgpt_json.dump(names))
 
 
 async def _write_assets(
-    archive: _Archive, assets: dict[str, Asset], files: AssetFiles, on_bytes: Callable[[int], None]
+    archive: _Archive,
+    members: Mapping[str, str],
+    assets: Mapping[str, Asset],
+    files: AssetFiles,
+    on_bytes: Callable[[int], None],
 ) -> int:
     lost = 0
-    for identifier in sorted(assets):
+    for identifier, member in members.items():
         try:
-            with closing(archive.copy(files.path(assets[identifier].digest), _member(identifier))) as pieces:
+            with closing(archive.copy(files.path(assets[identifier].digest), member)) as pieces:
                 for written in pieces:
                     on_bytes(written)
                     await asyncio.sleep(0)  # a signal is heard in the middle of gigabytes, too
@@ -143,11 +157,7 @@ async def _write_assets(
 
 
 def _is_written_anew(name: str) -> bool:
-    return name in {_MANIFEST, _ASSET_NAMES} or _WRITTEN_ANEW.fullmatch(name) is not None
-
-
-def _member(asset_id: str) -> str:
-    return f"{asset_id}.dat"
+    return name.lower() in {_MANIFEST, _ASSET_NAMES} or _WRITTEN_ANEW.fullmatch(name) is not None
 
 
 class _Archive:
@@ -156,6 +166,22 @@ class _Archive:
     def __init__(self, file: zipfile.ZipFile) -> None:
         self._file = file
         self._sizes: list[dict[str, object]] = []
+        self._taken = {_MANIFEST, _ASSET_NAMES}  # folded
+
+    @property
+    def files(self) -> int:
+        """How many it holds so far."""
+        return len(self._sizes)
+
+    def free_name(self, name: str, *, apart: str) -> str:
+        """`name` as every ZIP may hold it, with a number after `apart` where another file's is the same to a file
+        system that is lenient about letters. It is taken from then on.
+        """
+        path = PurePosixPath(_UNSAFE.sub("_", name))
+        numbered = (str(path.with_stem(f"{path.stem}{apart}({number})")) for number in itertools.count(2))
+        free = next(each for each in itertools.chain([str(path)], numbered) if names.folded(each) not in self._taken)
+        self._taken.add(names.folded(free))
+        return free
 
     @classmethod
     @contextmanager
@@ -176,6 +202,8 @@ class _Archive:
         info.compress_type = zipfile.ZIP_DEFLATED if size_bytes is None else zipfile.ZIP_STORED
         info.file_size = size_bytes or 0
         handle = self._file.open(info, "w", force_zip64=size_bytes is None)
+        if size_bytes is None:
+            handle._compressor = _Deflater()  # type: ignore[attr-defined]  # zipfile has no other place for it
         try:
             yield handle
         except BaseException:
@@ -183,7 +211,13 @@ class _Archive:
                 handle.close()
             raise
         handle.close()
+        self._taken.add(names.folded(name))
         self._sizes.append({"path": name, "size_bytes": info.file_size})
+
+    def write(self, name: str, content: bytes) -> None:
+        """A file of it, whole."""
+        with self.member(name) as member:
+            member.write(content)
 
     def copy(self, source: Path, name: str) -> Generator[int]:
         """Store a file, and tell how much of it went in, piece by piece. Raises FileNotFoundError."""
@@ -199,5 +233,32 @@ class _Archive:
             "export_files": self._sizes,
             "logical_files": {"conversations.json": {"files": shards, "sharded": True}},
         }
-        with self.member(_MANIFEST) as member:
-            member.write(chatgpt_json.dump(manifest))
+        self.write(_MANIFEST, chatgpt_json.dump(manifest))
+
+
+class _Deflater:
+    """Deflates as zlib does, but for what would become less than a hundredth: that is stored, as Deflate can."""
+
+    def __init__(self) -> None:
+        self._zlib = _zlib()
+        self._held = bytearray()
+
+    def compress(self, content: bytes) -> bytes:
+        self._held += content
+        return self._pack() if len(self._held) >= _CHUNK_BYTES else b""
+
+    def flush(self) -> bytes:
+        return self._pack() + _zlib().flush()
+
+    def _pack(self) -> bytes:
+        held, self._held = bytes(self._held), bytearray()
+        packed = self._zlib.compress(held) + self._zlib.flush(zlib.Z_SYNC_FLUSH)
+        if len(held) <= _MOST_RATIO * len(packed):
+            return packed
+        # Another one goes on from here: this one would refer to what is not written as it wrote it.
+        self._zlib, storing = _zlib(), _zlib(zlib.Z_NO_COMPRESSION)
+        return storing.compress(held) + storing.flush(zlib.Z_SYNC_FLUSH)
+
+
+def _zlib(level: int = zlib.Z_DEFAULT_COMPRESSION) -> zlib._Compress:
+    return zlib.compressobj(level, zlib.DEFLATED, -zlib.MAX_WBITS)

@@ -25,18 +25,27 @@ from chatgpt_rest.chatgpt_json import is_hidden, is_too_deep, printable
 from chatgpt_rest.incoming import Incoming, Marks, NodeRow, Pointer
 from chatgpt_rest.model import Completeness, Conversation, Shape
 
+MOST_POINTERS: Final = 10_000
+"""Of one conversation. What it points to beyond them stands in its raw JSON and nowhere else."""
+
 _DIGEST_BYTES: Final = 16
 _LEVELS_ABOVE: Final = 3  # a message lies in a node in a mapping in a conversation
 _FEW_BRACKETS: Final = chatgpt_json.DEEPEST - _LEVELS_ABOVE - 2
 _SEPARATOR: Final = re.compile(rb'[ \t\r\n,]*+"([^"\\]*+)"[ \t\r\n]*+:[ \t\r\n]*+')
 _END: Final = re.compile(rb"[ \t\r\n]*+\}[ \t\r\n]*+")
+_WITH_BLANKS: Final = re.compile(rb'\{"[^"\\]*+": \{"[a-z]++": (?:"[^"\\]*+"|null), "')  # how such a mapping begins
 
 
 class Unreadable(Exception):
-    """This conversation cannot be taken in, with what can still be told of it. `messages` are lost with it."""
+    """This conversation cannot be taken in, with what can still be told of it. `messages` are lost with it. Without a
+    `has_mapping` it is JSON, and no conversation at all.
+    """
 
-    def __init__(self, reason: str, id_: str | None, title: str | None, messages: int) -> None:
+    def __init__(
+        self, reason: str, id_: str | None, title: str | None, messages: int, *, has_mapping: bool = True
+    ) -> None:
         super().__init__(reason)
+        self.has_mapping = has_mapping
         self.reason = reason
         self.id = id_
         self.title = title
@@ -59,7 +68,7 @@ class _Node(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 
     id: str | UnsetType = UNSET
     message: Raw = _NO_MESSAGE
-    parent: str | None = None
+    parent: str | UnsetType | None = UNSET
     children: list[str] | UnsetType = UNSET
 
 
@@ -128,14 +137,15 @@ def _fast(raw: bytes, account: str) -> Incoming:
     pointers: list[Pointer] = []
     messages = hidden = slim = 0
     for position, (key, each) in enumerate(mapping.items()):
+        parent = None if each.parent is UNSET else each.parent
         children = None if each.children is UNSET else _encode(each.children).decode()
         if each.message is _NO_MESSAGE or (raw_message := bytes(each.message)) == b"null":
-            rows.append((account, conversation, key, position, each.parent, children, None, None, None, _FULL))
+            rows.append((account, conversation, key, position, parent, children, None, None, None, _FULL))
             continue
         message = _message(raw_message)
         time = chatgpt_json.time_us(message.get("create_time"))
         shape = _FULL if chatgpt_json.shape(message) is Shape.FULL else _SLIM
-        rows.append((account, conversation, key, position, each.parent, children, None, raw_message, time, shape))
+        rows.append((account, conversation, key, position, parent, children, None, raw_message, time, shape))
         messages += 1
         hidden += is_hidden(message)
         slim += shape == _SLIM
@@ -202,22 +212,64 @@ def _has_doubles(raw: bytes, members: Mapping[str, Raw]) -> bool:
 def _check(mapping: Mapping[str, _Node], raw_mapping: Raw) -> None:
     """Raises _Surprise where what nodes say of themselves would not all come back from their rows."""
     told: dict[str, str] = {}
-    messages = 0
     for key, each in mapping.items():
         if each.id != key and each.id is not UNSET:
             raise _Surprise
-        messages += each.message is not _NO_MESSAGE
         if each.children is not UNSET:
             for child in each.children:
                 told[child] = key
     for key, each in mapping.items():
-        if told.get(key) != each.parent:
-            parent = None if each.parent is None else mapping.get(each.parent)
+        if told.get(key) != each.parent and isinstance(each.parent, str):
+            parent = mapping.get(each.parent)
             if parent is not None and parent.children is not UNSET:
                 raise _Surprise
-    # A node may be there twice, or say twice what its message is. No text holds these bytes: quotes are escaped there.
-    if bytes(raw_mapping).count(b'"message":') != messages:
+    if _has_double_nodes(mapping, raw_mapping):
         raise _Surprise
+
+
+def _has_double_nodes(mapping: Mapping[str, _Node], raw_mapping: Raw) -> bool:
+    """Whether there is more than these nodes and what they say: of a node that is there twice, or says something twice,
+    only the last came. Told by the length, to which nothing but blanks and escapes could add otherwise.
+    """
+    tight, blanks = _lengths(mapping)
+    length = len(memoryview(raw_mapping))
+    if length == tight:
+        return False
+    if length == tight + blanks and _WITH_BLANKS.match(memoryview(raw_mapping)):
+        return False
+    without_blanks = msgspec.json.format(bytes(raw_mapping), indent=-1)
+    return len(without_blanks) != _lengths(_mapping.decode(without_blanks))[0]
+
+
+def _lengths(mapping: Mapping[str, _Node]) -> tuple[int, int]:
+    """How long its JSON is without blanks, and how many blanks are in it as Python writes it: one after each comma and
+    colon. Counted in characters: what is not ASCII makes the JSON longer than this.
+    """
+    length, blanks = len("{}"), 0
+    for key, each in mapping.items():
+        members = 0
+        length += len('"":{},') + len(key)
+        if each.id is not UNSET:
+            members += 1
+            length += len('"id":"",') + len(each.id)
+        if each.message is not _NO_MESSAGE:
+            members += 1
+            length += len('"message":,') + len(memoryview(each.message))
+        if each.parent is not UNSET:
+            members += 1
+            length += len('"parent":null,') if each.parent is None else len('"parent":"",') + len(each.parent)
+        if each.children is not UNSET:
+            members += 1
+            length += len('"children":[],')
+            if each.children:
+                commas = len(each.children) - 1
+                blanks += commas
+                length += sum(map(len, each.children)) + len('""') * len(each.children) + commas
+        if members:
+            length -= len(",")
+            blanks += 2 * members - 1
+        blanks += 2
+    return (length - len(","), blanks - 1) if mapping else (length, 0)
 
 
 # ------------------------------------------------------------------------------------------------------- the slow way
@@ -295,6 +347,7 @@ def _unreadable(reason: str, value: object) -> Unreadable:
         next((each for each in ids if isinstance(each, str) and each), None),
         title if isinstance(title, str) else None,
         sum(1 for node in nodes if isinstance(node, dict) and node.get("message") is not None),
+        has_mapping=isinstance(mapping, dict),
     )
 
 
@@ -368,7 +421,7 @@ def _incoming(
         messages=counts.messages,
         hidden=counts.hidden,
         nodes=rows,
-        pointers=pointers,
+        pointers=pointers[:MOST_POINTERS],
         marks=list(marks),
         is_deleted_upstream=tree.is_deleted_upstream,
     )

@@ -25,8 +25,8 @@ killed holds nothing.
 def partial(target: Path, *, beside: Path, is_durable: bool) -> Iterator[IO[bytes]]:
     """A file that becomes `target`, in place of what was there, when it is left; on any exception it is gone.
 
-    It is written as `beside`, in the same folder, which ends in `SUFFIX`. `is_durable` waits for the disk: no power cut takes back what was
-    then said to be done. Raises OSError.
+    It is written as `beside`, in the same folder, whose name ends in `SUFFIX`. `is_durable` waits for the disk: no
+    power cut takes back what was then said to be done. Raises OSError.
     """
     with os.fdopen(_begin(beside), "w+b") as file:
         try:

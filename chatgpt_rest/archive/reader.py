@@ -7,6 +7,8 @@ memory is bounded. What goes wrong in it is said in a frame; no word of an expor
 
 from __future__ import annotations
 
+import gc
+import json
 import os
 import resource
 import signal
@@ -48,6 +50,9 @@ from chatgpt_rest.incoming import Incoming
 _MEMORY_BYTES: Final = 512 * 1024 * 1024  # of addresses, not all of them used
 _MEMORY_FOR_EACH_BYTE: Final = 16  # of the largest conversation: its text, its parts, its rows, its frame
 _LARGEST_ENTRY_BYTES: Final = 1024 * 1024  # of library_files.json; they have a few hundred
+_MOST_STRANGERS: Final = 1_000  # in a row that are no conversations: more tell nothing new, and cost time
+_MOST_MISSING: Final = 1_000  # named one by one
+_LONGEST_TOLD: Final = 300  # characters of an id or a title that is set aside
 _NO_MEMORY: Final = "there is not enough memory to read it"
 
 
@@ -56,6 +61,7 @@ def main() -> None:
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: for the one that started this, which then ends it
     os.nice(5)
+    gc.set_threshold(100_000)  # what is made here has no cycles, and a look for some costs a twentieth of the time
     try:
         _read()
     except MirrorError as error:
@@ -69,13 +75,14 @@ def _read() -> None:
     first_line = sys.stdin.buffer.readline()
     if not first_line:
         return
-    source = msgspec.json.decode(first_line, type=Source)
+    source = msgspec.convert(json.loads(first_line), Source)  # msgspec's own refuses names that are no UTF-8
     _bound_memory(_MEMORY_BYTES + _MEMORY_FOR_EACH_BYTE * source.max_conversation_bytes)
     with open_sources(source) as sources:
         inventory = take_inventory(sources, max_asset_bytes=source.max_asset_bytes)
         for member in inventory.conversations:
             _check_beginning(member, source.max_conversation_bytes)
-        _send(Opened(inventory.account, inventory.email, inventory.total_bytes, inventory.missing))
+        missing = inventory.missing
+        _send(Opened(inventory.account, inventory.email, inventory.total_bytes, missing[:_MOST_MISSING], len(missing)))
         second_line = sys.stdin.buffer.readline()
         if second_line:
             account = msgspec.json.decode(second_line, type=Go).account
@@ -136,28 +143,37 @@ class _Reading:
 
     def _read_conversations(self, member: Member) -> None:
         begun_at = self._done_bytes
+        strangers = 0
         try:
             for element in _elements(member, self._max_conversation_bytes):
                 self._done_bytes = begun_at + element.offset
-                if isinstance(element, Element):
-                    self._read_conversation(_place(member, element), element.raw)
-                else:
-                    _send(_aside(_place(member, element), element))
+                place = _place(member, element)
+                if isinstance(element, Damage):
+                    _send(_aside(place, element))
+                    continue
+                fault = self._read_conversation(place, element.raw)
+                strangers = strangers + 1 if fault is not None and not fault.has_mapping else 0
+                if strangers == _MOST_STRANGERS:
+                    reason = f"{strangers} things in a row are none, and what follows is not read"
+                    _send(SetAside("file", place, f"it is no list of conversations: {reason}"))
+                    break
+                if fault is not None:
+                    _send(_aside(place, fault))
         except Damaged as damage:
             _send(SetAside("file", member.place, f"{damage}; what could be read of it was"))
         except MemoryError:
             _send(SetAside("file", member.place, "there is not enough memory to read the rest of it"))
         self._done_bytes = begun_at + member.size_bytes
 
-    def _read_conversation(self, place: str, raw: bytes) -> None:
+    def _read_conversation(self, place: str, raw: bytes) -> Unreadable | None:
+        """Why it cannot be taken in."""
         try:
             incoming = parse(raw, account=self._account)
         except Unreadable as fault:
-            _send(_aside(place, fault))
-            return
+            return fault
         except MemoryError:
             _send(SetAside("conversation", place, _NO_MEMORY))
-            return
+            return None
         nodes = len(incoming.nodes)
         if self._batch_bytes + len(raw) > BATCH_BYTES or self._batch_nodes + nodes > BATCH_NODES:
             self._send_batch()
@@ -166,6 +182,7 @@ class _Reading:
         self._batch_nodes += nodes
         if self._batch_bytes >= BATCH_BYTES:  # a large one is not held while the next is read
             self._send_batch()
+        return None
 
     def _send_batch(self) -> None:
         if self._batch:
@@ -175,12 +192,19 @@ class _Reading:
     # ------------------------------------------------------------------------------------------------- what is beside
 
     def _read_library(self, member: Member) -> None:
+        strangers = 0
         try:
             for element in _elements(member, _LARGEST_ENTRY_BYTES):
+                strangers += 1
                 if not isinstance(element, Element):
                     _send(SetAside("file", _place(member, element), element.reason))
                 elif (placed := placement(element.raw)) is not None:
+                    strangers = 0
                     _send(placed)
+                if strangers == _MOST_STRANGERS:
+                    reason = f"{strangers} things in a row name no file, and what follows is not read"
+                    _send(SetAside("file", _place(member, element), reason))
+                    break
         except Damaged as damage:
             _send(SetAside("file", member.place, str(damage)))
         self._done_bytes += member.size_bytes
@@ -211,8 +235,13 @@ class _Reading:
 def _aside(place: str, fault: Damage | Unreadable) -> SetAside:
     # The rest of a file that names no conversation may be of many, or of none.
     is_file = isinstance(fault, Damage) and fault.is_rest and fault.id is None
-    title = printable(fault.title)
-    return SetAside("file" if is_file else "conversation", place, fault.reason, fault.id, title, fault.messages)
+    kind = "file" if is_file else "conversation"
+    return SetAside(kind, place, fault.reason, _told(fault.id), _told(fault.title), fault.messages)
+
+
+def _told(text: str | None) -> str | None:
+    """An id or a title that is an export's own, of whatever characters and length."""
+    return None if text is None else printable(text[:_LONGEST_TOLD])
 
 
 def _elements(member: Member, max_bytes: int) -> Iterator[Element | Damage]:

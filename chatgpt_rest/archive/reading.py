@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import os
 import signal
@@ -152,7 +153,8 @@ class _Process:
         """A line to it."""
         # One that has died is noticed by whoever reads from it.
         with contextlib.suppress(ConnectionError):
-            self._input.write(msgspec.json.encode(what) + b"\n")
+            # By names of files that are no UTF-8, Python's own writer gets across.
+            self._input.write(json.dumps(msgspec.to_builtins(what)).encode() + b"\n")
             await self._input.drain()
 
     async def death(self) -> MirrorError:

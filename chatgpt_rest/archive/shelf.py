@@ -16,6 +16,7 @@ import itertools
 import json
 import os
 import re
+import stat
 from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from typing import IO, Final
 
 from chatgpt_rest.archive import names
 from chatgpt_rest.archive.partial import SUFFIX, disk_faults, partial, remove_leftovers
+from chatgpt_rest.archive.regular import open_regular
 from chatgpt_rest.errors import Conflict, MirrorError
 from chatgpt_rest.model import Conversation
 
@@ -74,7 +76,7 @@ class Shelf:
         for name in (file.name for file in folder.iterdir()):
             self._taken.add(names.folded(name))
             mark = _MARKED.fullmatch(name)
-            if name not in known and mark is not None and mark[2] == suffix:
+            if name not in known and mark is not None and mark[2] == suffix and (folder / name).is_file():
                 self._strays.setdefault(mark[1], []).append(name)
 
     def put(self, tree: Conversation, content: bytes) -> Outcome:
@@ -173,6 +175,7 @@ def open_shelf(folder: Path, *, account: str, suffix: str) -> Iterator[Shelf]:
             raise MirrorError(f"{folder} is no folder; name another place")
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with _locked(folder):
+            _check_own(folder)
             shelved = _read_index(folder, account)
             remove_leftovers(folder)
             remove_leftovers(folder / ASSETS)
@@ -198,6 +201,18 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _check_own(folder: Path) -> None:
+    """What is written into is this very folder's: a link would lead elsewhere, and a pipe to nobody."""
+    for name, kind, is_kind in ((INDEX, "file", stat.S_ISREG), (ASSETS, "folder", stat.S_ISDIR)):
+        try:
+            mode = (folder / name).lstat().st_mode
+        except FileNotFoundError:
+            continue
+        if not is_kind(mode):
+            what = "a link" if stat.S_ISLNK(mode) else "something else"
+            raise MirrorError(f"{folder / name} is {what} and no {kind}; move it away", code="storage_failed")
 
 
 def _read_index(folder: Path, account: str) -> dict[tuple[str, str], Shelved]:
@@ -246,6 +261,7 @@ def _digest(content: bytes) -> str:
 
 def _read(path: Path) -> bytes | None:
     try:
-        return path.read_bytes()
+        with os.fdopen(open_regular(path), "rb") as file:
+            return file.read()
     except FileNotFoundError:
         return None

@@ -18,6 +18,9 @@ from chatgpt_rest.errors import BadRequest, StorageFailed
 MOST_FILES: Final = 1_000
 """Of one upload: more than any export has parts."""
 
+_MOST_RESERVED_BYTES: Final = 256 * 1024 * 1024
+_RESERVED_SHARE: Final = 20  # of a small disk, one part in so many
+_LOOKS_EVERY_BYTES: Final = 64 * 1024 * 1024  # at what else has filled the disk meanwhile
 _LONGEST_NAME: Final = 100
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9._-]+")
 
@@ -28,17 +31,29 @@ async def make_work_folder(folder: Path) -> None:
 
 
 class Spool:
-    """The files of one upload."""
+    """The files of one upload. They leave the disk some room: the mirror lies on it, and is written meanwhile."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._granted_bytes = 0
         self.paths: list[Path] = []
 
     async def check_room(self, size_bytes: int) -> None:
         """Raises StorageFailed where the disk has no room for so much."""
+        if await self._room() < size_bytes:
+            raise _no_room()
+
+    async def grant(self, size_bytes: int) -> None:
+        """To be asked for whatever is written. Raises StorageFailed where there is no room for it any more."""
+        if self._granted_bytes < size_bytes:
+            self._granted_bytes = min(await self._room(), max(_LOOKS_EVERY_BYTES, size_bytes))
+        if self._granted_bytes < size_bytes:
+            raise _no_room()
+        self._granted_bytes -= size_bytes
+
+    async def _room(self) -> int:
         usage = await asyncio.to_thread(shutil.disk_usage, self._folder.parent)
-        if usage.free < size_bytes:
-            raise StorageFailed("the disk that holds the mirror has no room for this upload", code="storage_full")
+        return usage.free - min(_MOST_RESERVED_BYTES, usage.total // _RESERVED_SHARE)
 
     @asynccontextmanager
     async def file(self, name: str) -> AsyncIterator[SpooledFile]:
@@ -56,7 +71,7 @@ class Spool:
             raise _failure(error) from error
         self.paths.append(path)
         try:
-            yield SpooledFile(descriptor)
+            yield SpooledFile(self, descriptor)
         finally:
             os.close(descriptor)
 
@@ -69,11 +84,13 @@ class Spool:
 class SpooledFile:
     """A file while it comes in."""
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, spool: Spool, descriptor: int) -> None:
+        self._spool = spool
         self._descriptor = descriptor
 
     async def write(self, content: bytes | bytearray) -> None:
-        """Raises StorageFailed where the disk is full or broken."""
+        """Raises StorageFailed where the disk is as good as full, or broken."""
+        await self._spool.grant(len(content))
         writing = asyncio.ensure_future(asyncio.to_thread(_write, self._descriptor, content))
         try:
             await asyncio.shield(writing)
@@ -111,6 +128,10 @@ def _write(descriptor: int, content: bytes | bytearray) -> None:
 def _safe(name: str) -> str:
     """The last part of a client's name, in letters that mean nothing to any system."""
     return _UNSAFE.sub("_", name.replace("\\", "/").rpartition("/")[2])[-_LONGEST_NAME:].strip("._-") or "export"
+
+
+def _no_room() -> StorageFailed:
+    return StorageFailed("the disk that holds the mirror has no room for this upload", code="storage_full")
 
 
 def _failure(error: OSError) -> StorageFailed:

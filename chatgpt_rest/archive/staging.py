@@ -22,6 +22,7 @@ from chatgpt_rest.mirror.snapshot import Contents, inspect
 _BESIDE: Final = ("-wal", "-journal", "-shm")
 """What SQLite keeps beside a database. Of another database it would spoil this one."""
 _BLOCK_BYTES: Final = 1024 * 1024
+_NAMED: Final = 3  # of what a backup leaves out
 
 
 class Staging:
@@ -68,6 +69,14 @@ class Staging:
         found = inspect(self.database, look=look_on)
         if found.schema != backup.manifest.schema:
             raise BadRequest("the backup is damaged: its database is not the one that its list describes")
+        manifest = backup.manifest
+        told = {*manifest.purged, *manifest.missing, *(member.asset for member in manifest.members)}
+        if left_out := [digest for digest in found.assets if digest not in told]:
+            named = ", ".join(left_out[:_NAMED]) + ("" if len(left_out) <= _NAMED else ", …")
+            raise BadRequest(
+                f"the backup is damaged: its database names what is neither in it nor said to be missing: {named}; "
+                "take another one"
+            )
         return found
 
     def take_place(self, contents: Contents, *, kept: Path, with_key: bool) -> bool:

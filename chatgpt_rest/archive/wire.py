@@ -31,13 +31,14 @@ class Opened(msgspec.Struct, frozen=True, tag=True):
 
     `account` and `email` are user.json's. `total_bytes` is what there is to read, unpacked: the scale of every
     `done_bytes`. `missing` are shards and parts that a manifest names, or a gap in their numbers implies, and that are
-    not there.
+    not there: the first thousand of `missing_total`.
     """
 
     account: str | None
     email: str | None
     total_bytes: int
     missing: list[str]
+    missing_total: int
 
 
 class Batch(msgspec.Struct, frozen=True, tag=True):

@@ -36,7 +36,7 @@ _DIRECTORY_BYTES: Final = 1_024  # for each file that is allowed, on average; na
 _FIRST_BLOCK_BYTES: Final = (
     64 * 1024
 )  # of what is unpacked, then twice as much each time: a look at its beginning is cheap
-_SMALLEST_BOMB_BYTES: Final = 1024 * 1024
+_SMALLEST_BOMB_BYTES: Final = 64 * 1024 * 1024  # less harms nobody; silence and repeated words pack a thousandfold
 _ENCRYPTED: Final = 0x1 | 0x40 | 0x2000
 _PATCHED: Final = 0x20
 _NO_TIME: Final = (1980, 1, 1, 0, 0, 0)  # where a ZIP's calendar begins: what is written when the time is not known
@@ -220,8 +220,8 @@ def _check_kind(info: zipfile.ZipInfo, place: str, max_ratio: int) -> None:
     if info.file_size > max(_SMALLEST_BOMB_BYTES, max_ratio * info.compress_size):
         raise refusal(
             inside,
-            f"it would unpack to {info.file_size} bytes, more than {max_ratio} times its size;"
-            " [archive] max_ratio sets the limit",
+            f"it would unpack to {info.file_size} bytes, more than {max_ratio} times its size, as a bomb does; if it is"
+            " none, unpack the ZIP and import the folder, or raise [archive] max_ratio",
         )
 
 

@@ -4,7 +4,7 @@
 from chatgpt_rest.mirror.accounts import Account, Accounts, Credential
 from chatgpt_rest.mirror.asks import AskRecord, AskState
 from chatgpt_rest.mirror.asset_files import AssetFiles, IncomingFile, KeptFile
-from chatgpt_rest.mirror.assets import Asset, AssetCounts, Attached
+from chatgpt_rest.mirror.assets import Added, Asset, AssetCounts, Attached
 from chatgpt_rest.mirror.backlog import Counts, SetAside, StaleConversation
 from chatgpt_rest.mirror.conversations import Conversations, ListQuery, Standing
 from chatgpt_rest.mirror.deletions import Buried
@@ -21,6 +21,7 @@ __all__ = [
     "Account",
     "AccountMirror",
     "Accounts",
+    "Added",
     "AskRecord",
     "AskState",
     "Asset",

@@ -13,7 +13,7 @@ import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Set
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from pathlib import Path
 from threading import Lock
 from typing import BinaryIO, Final
@@ -48,6 +48,17 @@ class AssetFiles:
         name = digest.hex()
         return self._folder / name[:2] / name
 
+    async def is_whole(self, digest: bytes) -> bool:
+        """Whether this file is here with all of its bytes. Reads them all."""
+        return await asyncio.to_thread(self._is_whole, digest)
+
+    async def remove(self, digest: bytes) -> None:
+        """Remove a file that is nobody's; to be called while another is `incoming` and kept, as nothing is placed then.
+        Raises StorageFailed.
+        """
+        with _disk_faults():
+            await asyncio.to_thread(self.path(digest).unlink, missing_ok=True)
+
     @asynccontextmanager
     async def incoming(self) -> AsyncIterator[IncomingFile]:
         """A file that is about to come, piece by piece. Unless it is kept, nothing of it is left in the end."""
@@ -68,6 +79,13 @@ class AssetFiles:
     async def clean(self) -> None:
         """Remove what a process that died was still writing. Only for the one that has the mirror."""
         await asyncio.to_thread(shutil.rmtree, self._unfinished, ignore_errors=True)
+
+    def _is_whole(self, digest: bytes) -> bool:
+        try:
+            with self.path(digest).open("rb") as file:
+                return file_digest(file, "sha256").digest() == digest
+        except OSError:
+            return False
 
     def _remove_all_but(self, known: Set[bytes]) -> int:
         names = {digest.hex() for digest in known}

@@ -14,6 +14,7 @@ from chatgpt_rest.clock import Clock, iso
 from chatgpt_rest.errors import NotFound
 from chatgpt_rest.mirror.assets import release
 from chatgpt_rest.mirror.database import Database
+from chatgpt_rest.mirror.kept_files import forget
 from chatgpt_rest.mirror.rendered import RenderedCache, changing
 
 _BATCH: Final = 50  # conversations purged in one transaction: whoever else has to write waits for no more
@@ -84,7 +85,8 @@ class Deletions:
 
     async def purge(self, *, before: int) -> int:
         """Of every conversation deleted before this time (µs) leave nothing but the tombstone, which stays for ever;
-        the assets that nothing else points to go too. Answers how many there were.
+        the assets that nothing else points to go too, and what kept files and the ledgers of imports say of it. Answers
+        how many there were.
 
         One in which an answer is still being written waits for the next purge. To end half-way costs nothing: the rest
         is found again.
@@ -93,6 +95,14 @@ class Deletions:
         while identifiers := await self._purge_some(before):
             purged += len(identifiers)
         return purged
+
+    async def forget_imports(self, *, before: int) -> int:
+        """Of imports that ended before this time (µs) leave nothing: their ledgers have titles. Answers how many."""
+        async with self._database.write() as connection:
+            cursor = await connection.execute(
+                "delete from import_job where account = ? and ended_at < ?", (self.account, before)
+            )
+            return cursor.rowcount
 
     async def _purge_some(self, before: int) -> list[str]:
         async with self._changing() as connection:
@@ -112,6 +122,7 @@ class Deletions:
             tombstones = [(self.account, str(row[0]), row[1], row[2]) for row in rows]
             keys = [(account, identifier) for account, identifier, _, _ in tombstones]
             await release(connection, self.account, [identifier for _, identifier in keys])
+            await forget(connection, self.account, [identifier for _, identifier in keys])
             await connection.executemany("delete from node where account = ? and conversation = ?", keys)
             # By its prompt's id alone what never got an id of upstream's is known, should it turn up there.
             await connection.executemany(

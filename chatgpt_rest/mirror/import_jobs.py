@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 import aiosqlite
 
@@ -14,6 +14,9 @@ from chatgpt_rest.mirror.database import Database
 
 JobState = Literal["waiting", "running", "done", "failed", "interrupted"]
 JobEnd = Literal["done", "failed", "interrupted"]
+
+MOST_KEPT: Final = 100
+"""Of an account's that are over: the newest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +54,23 @@ class ImportJobs:
             )
 
     async def finish(self, job_id: str, state: JobEnd, outcome: bytes | None) -> None:
-        """It is over, one way or another."""
+        """It is over, one way or another, and the oldest ones are forgotten."""
         async with self._database.write() as connection:
             await connection.execute(
                 "update import_job set state = ?, ended_at = ?, outcome = ? where account = ? and id = ?",
                 (state, self._clock.now(), outcome, self.account, job_id),
+            )
+            # This one stays whatever the clock says: it is about to be asked for.
+            await connection.execute(
+                """
+                delete from import_job
+                where account = :account and id <> :id and ended_at is not null and id not in (
+                    select id from import_job
+                    where account = :account and id <> :id and ended_at is not null
+                    order by ended_at desc limit :others
+                )
+                """,
+                {"account": self.account, "id": job_id, "others": MOST_KEPT - 1},
             )
 
     async def get(self, job_id: str) -> ImportJob:

@@ -19,6 +19,7 @@ from chatgpt_rest.mirror import trees
 from chatgpt_rest.mirror.database import Database
 from chatgpt_rest.mirror.deletions import bury
 from chatgpt_rest.mirror.drafts import Draft, adopt, deletion_of, drafts_of, find_drafts
+from chatgpt_rest.mirror.kept_files import numbered, united, without
 from chatgpt_rest.mirror.rendered import RenderedCache
 from chatgpt_rest.model import Completeness, Conversation, Node, Shape
 
@@ -38,7 +39,7 @@ class Taken:
     left_deleted: int = 0
     hidden: int = 0
     purged_assets: tuple[str, ...] = ()
-    """What a purged conversation pointed to: not to come back, unless something else wants it (`Assets.unwanted`)."""
+    """What a purged conversation pointed to: not to come back, unless something else wants it (`Assets.add`)."""
 
 
 class Placement(Protocol):
@@ -151,19 +152,39 @@ class Imports:
             self._cache.drop(self.account, *{row[1] for row in rows})
         return purged
 
-    async def keep_file(self, name: str, content: bytes, *, modified_at: int | None) -> None:
-        """Keep another file of an export, as it is. Of two of one name the newer one stays (`modified_at`, µs); where
-        nothing tells, the one that came last.
+    async def keep_file(
+        self, name: str, content: bytes, *, modified_at: int | None, beside: Collection[str] = ()
+    ) -> str | None:
+        """Keep another file of an export, but for what names purged conversations. Answers under which name, None where
+        nothing of it was kept.
+
+        Of two of one name the newer one stays (`modified_at`, µs); where nothing tells, the one that came last. Not so
+        of two parts of one export: `beside` are the names kept of it so far. Arrays are united, else the second gets a
+        numbered name.
         """
         async with self._database.write() as connection:
-            await connection.execute(
+            rest = without(content, await self._purged(connection))
+            if rest is None:
+                return None
+            place, number = name, 1
+            while place in beside and (mine := await self._file(connection, place)) is not None:
+                if mine in (rest, both := united(mine, rest)):
+                    return None
+                if both is not None:
+                    rest = both
+                    break
+                number += 1
+                place = numbered(name, number)
+            cursor = await connection.execute(
                 """
                 insert into export_file (account, name, content, modified_at) values (?, ?, ?, ?)
-                on conflict (account, name) do update set content = excluded.content, modified_at = excluded.modified_at
-                where coalesce(excluded.modified_at >= modified_at, 1)
+                on conflict (account, name) do update set
+                    content = excluded.content, modified_at = excluded.modified_at
+                where coalesce(excluded.modified_at >= modified_at, 1) or ?
                 """,
-                (self.account, name, content, modified_at),
+                (self.account, place, rest, modified_at, place in beside),
             )
+        return place if cursor.rowcount else None
 
     async def files(self) -> list[tuple[str, bytes]]:
         """`(name, content)` of those, by name."""
@@ -182,6 +203,18 @@ class Imports:
         for each in batch:
             if any(row[0] != self.account or row[1] != each.id for row in each.nodes):
                 raise ValueError("a batch holds rows of another conversation")
+
+    async def _purged(self, connection: aiosqlite.Connection) -> set[str]:
+        rows = await connection.execute_fetchall(
+            "select id from conversation where account = ? and purged_at is not null", (self.account,)
+        )
+        return {str(row[0]) for row in rows}
+
+    async def _file(self, connection: aiosqlite.Connection, name: str) -> bytes | None:
+        rows = await connection.execute_fetchall(
+            "select content from export_file where account = ? and name = ?", (self.account, name)
+        )
+        return next((bytes(row[0]) for row in rows), None)
 
     async def _known(self, connection: aiosqlite.Connection, ids: Collection[str]) -> dict[str, _Known]:
         rows = await connection.execute_fetchall(
@@ -289,7 +322,23 @@ class Imports:
                 "digest": each.digest,
             },
         )
+        if before is not None and (is_new or merged != mine):
+            await self._forgive(connection, each.id, is_new=is_new)
         return _compared(each, mine, merged, is_new=is_new)
+
+    async def _forgive(self, connection: aiosqlite.Connection, conversation_id: str, *, is_new: bool) -> None:
+        """What fetches could not bring is here as the list last had it: nothing failed any more. Where they failed to
+        bring more than a slim export had, another slim one is no reason to try again.
+        """
+        await connection.execute(
+            """
+            update conversation set failures = 0, failure = null
+            where account = ? and id = ? and failures > 0 and has_content = 1 and (is_slim = 0 or ?)
+              and fetched_update_time is not null
+              and coalesce(listed_update_time, 0) / 1000000 <= coalesce(met_update_time, fetched_update_time) / 1000000
+            """,
+            (self.account, conversation_id, is_new),
+        )
 
     async def _point(self, connection: aiosqlite.Connection, incoming: Sequence[Incoming]) -> None:
         """Note what these conversations' messages point to."""

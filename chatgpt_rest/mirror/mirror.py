@@ -42,7 +42,14 @@ class AccountMirror:
     """Everything the mirror holds of one account. Handlers get no other: a query cannot forget whose it is."""
 
     def __init__(
-        self, database: Database, cache: RenderedCache, clock: Clock, account: str, *, deletions: Counter[str]
+        self,
+        database: Database,
+        cache: RenderedCache,
+        clock: Clock,
+        account: str,
+        *,
+        deletions: Counter[str],
+        files: AssetFiles,
     ) -> None:
         self.account = account
         self.conversations = Conversations(database, cache, clock, account, deletions=deletions)
@@ -52,7 +59,7 @@ class AccountMirror:
         self.backlog = Backlog(database, cache, clock, account)
         self.sync = SyncMemory(database, clock, account)
         self.imports = Imports(database, cache, account)
-        self.assets = Assets(database, cache, account)
+        self.assets = Assets(database, cache, account, files=files)
         self.import_jobs = ImportJobs(database, clock, account)
 
 
@@ -85,10 +92,12 @@ class Mirror:
         """Of what any account deleted before this time (µs) leave nothing but tombstones, and none of its words in any
         byte of the file, nor of its assets in any file. Answers how many were purged. Raises StorageFailed.
         """
-        purged = 0
+        purged = forgotten = 0
         for account in await self.accounts.all():
-            purged += await self.of(account.id).deletions.purge(before=before)
-        self._owes_rewriting |= purged > 0
+            deletions = self.of(account.id).deletions
+            purged += await deletions.purge(before=before)
+            forgotten += await deletions.forget_imports(before=before)
+        self._owes_rewriting |= purged + forgotten > 0
         await self.files.remove_all_but(self._digests)
         if self._owes_rewriting:
             # secure_delete wipes a row where it stands, not the copies left where SQLite moved it from page to page.
@@ -107,7 +116,9 @@ class Mirror:
 
     def of(self, account: str) -> AccountMirror:
         """The mirror bound to one account."""
-        return AccountMirror(self._database, self._cache, self._clock, account, deletions=self._deletions)
+        return AccountMirror(
+            self._database, self._cache, self._clock, account, deletions=self._deletions, files=self.files
+        )
 
 
 @asynccontextmanager

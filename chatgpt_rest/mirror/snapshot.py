@@ -81,7 +81,8 @@ def take_snapshot(path: Path, target: Path, *, look: Callable[[int], None]) -> N
 
 def inspect(path: Path, *, look: Callable[[], None]) -> Contents:
     """Check every page and index of a file that nobody has open, and tell what it holds. `look` is called now and
-    then, as above. Raises StartError where it is no mirror or a newer one, StorageFailed where it is damaged.
+    then, as above. Raises StartError where it is no mirror or a newer one, StorageFailed where it is damaged, or holds
+    something else than its schema: a trigger that somebody put there would act whenever the server writes.
     """
     with _opened(path, "mode=ro&immutable=1") as connection:
         schema = _check_ours(connection, path)
@@ -89,6 +90,7 @@ def inspect(path: Path, *, look: Callable[[], None]) -> Contents:
             faults = [str(row[0]) for row in connection.execute("pragma integrity_check(3)")]
             if faults != ["ok"]:
                 raise StorageFailed(f"{path} is damaged: {'; '.join(faults)}")
+            _check_objects(connection, schema)
             return Contents(
                 schema=schema,
                 accounts=_number(connection, "select count(*) from account"),
@@ -357,6 +359,26 @@ def _check_ours(connection: sqlite3.Connection, path: Path) -> int:
     if schema > (known := known_schema()):
         raise StartError(f"{path} was written by a newer version (schema {schema}, this program knows {known})")
     return schema
+
+
+def _check_objects(connection: sqlite3.Connection, schema: int) -> None:
+    """Every table, index, view and trigger is one that the migrations up to `schema` make, and none is missing."""
+    with closing(sqlite3.connect(":memory:")) as model:
+        for file in migration_files(MIGRATIONS)[: max(schema, 0)]:
+            model.executescript(file.read_text(encoding="utf-8"))
+        found, made = _objects(connection), _objects(model)
+    for kind, name in sorted(found - made):
+        raise StorageFailed(f"the database holds {kind} {name!a}, which this program never makes; nothing may be added")
+    for kind, name in sorted(made - found):
+        raise StorageFailed(f"the database is damaged: {kind} {name!a} is missing")
+
+
+def _objects(connection: sqlite3.Connection) -> set[tuple[str, str]]:
+    query = """
+        select type, name from sqlite_schema
+        where not (type = 'table' and name in ('sqlite_stat1', 'sqlite_stat4', 'sqlite_sequence'))
+    """
+    return {(str(kind), str(name)) for kind, name in connection.execute(query)}
 
 
 def _number(connection: sqlite3.Connection, query: str) -> int:

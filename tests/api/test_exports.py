@@ -144,6 +144,21 @@ async def test_assets_are_linked_where_they_are_served(
     assert (await client.get("/assets/file-a")).body == PNG
 
 
+async def test_a_page_holds_as_much_as_a_server_can_give(
+    house: House, client: Client, groceries: SimConversation
+) -> None:
+    """Pictures up to 16 MiB are in it, and what goes beyond is linked."""
+    await add_picture(house, client, groceries)
+    account = house.chatgpt.alice.user_id
+    for name in ("file-b", "file-c"):
+        content = PNG + name.encode() + bytes(9 * 1024 * 1024)
+        await add_asset(house.mirror, name, content, conversation_id=groceries.id, account=account)
+    page = (await client.get(place(groceries, "html"))).body
+    assert page.count(b"data:image/png;base64,") == 2
+    assert page.count(b'<a href="/assets/file-') == 1
+    assert len(page) < 16 * 1024 * 1024 * 4 // 3
+
+
 async def test_behind_a_proxy_links_are_whole_addresses(
     tmp_path: Path, chatgpt: SimulatedChatGPT, base_url: str, clock: ManualClock, groceries: SimConversation
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import sqlite3
 import stat
 import warnings
@@ -176,8 +177,9 @@ def test_what_the_looking_raises_ends_the_work(place: Place, tmp_path: Path) -> 
 
 
 def test_what_is_no_backup_is_refused(tmp_path: Path) -> None:
-    """A file that is not there, a folder, something else, another program's ZIP, an empty one."""
-    for path, reason in ((tmp_path / "none", "No such file"), (tmp_path, "Is a directory")):
+    """A file that is not there, a folder, a pipe, something else, another program's ZIP, an empty one."""
+    os.mkfifo(pipe := tmp_path / "pipe")
+    for path, reason in ((tmp_path / "none", "No such file"), (tmp_path, "no regular file"), (pipe, "no regular file")):
         with pytest.raises(BadRequest, match=reason), open_backup(path):
             pass
     assert "this is no backup" in refusal(tmp_path, b"words")
@@ -253,6 +255,16 @@ def test_a_zip_that_is_not_exactly_as_listed_is_refused(
     """Left out, added, doubled, longer, changed, a link, names and sizes that no backup has."""
     told = refusal(tmp_path, zipped(change(entries_of(made(place)))))
     assert told.startswith(("this is no backup", "the backup is damaged: "))
+
+
+@pytest.mark.parametrize("key", [b"", b"k" * 31, b"k" * 33])
+def test_a_key_that_is_none_is_refused(place: Place, tmp_path: Path, key: bytes) -> None:
+    """However right its digest: with another length the server would not start."""
+    entries = entries_of(made(place))
+    members = msgspec.json.decode(entries[-1][1])["members"]
+    members[1] |= {"size_bytes": len(key), "sha256": digest_of(key)}
+    doctored = relisted([entries[0], (entries[1][0], key), *entries[2:]], members=members)
+    assert "its key is none" in refusal(tmp_path, zipped(doctored))
 
 
 @pytest.fixture(scope="module")

@@ -256,7 +256,7 @@ def test_what_may_not_be_read() -> None:
     [
         (lambda path: path.unlink(), "it cannot be opened: No such file or directory"),
         (lambda path: path.write_bytes(b"12"), "it was shortened while it was read, by 3 bytes"),
-        (become_a_pipe, "it cannot be opened: it is no regular file any more"),
+        (become_a_pipe, "it cannot be opened: it is no regular file"),
     ],
     ids=["gone", "shorter", "a pipe"],
 )

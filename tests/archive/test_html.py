@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import re
+import time
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -69,7 +70,7 @@ def _assert_harmless(parsed: Page) -> None:
         if "href" in attributes:
             assert tag == "a"
             assert attributes["href"].startswith(
-                ("https://", "http://", "mailto:", "#", "data:application/octet-stream;")
+                ("https://", "http://", "mailto:", "#", "assets/", "data:application/octet-stream;")
             )
             assert "download" in attributes or "noopener noreferrer" in attributes["rel"]
     (policy,) = [each["content"] for each in parsed.all("meta") if each.get("http-equiv") == "Content-Security-Policy"]
@@ -157,14 +158,41 @@ def test_files_are_in_the_page(tmp_path: Path) -> None:
     assert "File, not in this page: gone.xlsx" in parsed.words
 
 
-def test_a_file_that_is_shown_twice_is_read_once(tmp_path: Path) -> None:
-    """It takes the room of one."""
+def test_a_file_that_is_shown_often_takes_its_room_each_time(tmp_path: Path) -> None:
+    """A page does not grow without end by showing one picture a thousand times."""
     pointer = {"content_type": "image_asset_pointer", "asset_pointer": "sediment://file_pic"}
     picture = message(content={"content_type": "multimodal_text", "parts": [pointer]})
     file = rich_files(tmp_path)["file_pic"]
-    half = replace(file, size_bytes=html.LARGEST_EMBEDDED_BYTES)
-    first, second = page(conversation(picture, picture), {"file_pic": half}).all("img")
-    assert first == second
+    large = replace(file, size_bytes=html.LARGEST_EMBEDDED_BYTES)
+    shown = page(conversation(*(picture for _ in range(9))), {"file_pic": large})
+    assert shown.all("img") == shown.all("img")[:1] * (html.MOST_EMBEDDED_BYTES // html.LARGEST_EMBEDDED_BYTES)
+    assert shown.words.count("Picture, not in this page") == 5
+
+
+def test_what_there_is_no_room_for_is_linked(tmp_path: Path) -> None:
+    """Where it can be found from the page."""
+    files = {key: replace(each, link=f"https://here/assets/{key}") for key, each in rich_files(tmp_path).items()}
+    content = html.render(rich_conversation(), attached=files, most_embedded_bytes=0)
+    parsed = Page(content)
+    _assert_harmless(parsed)
+    assert b";base64," not in content
+    assert "https://here/assets/file_plot" in [each.get("href") for each in parsed.all("a")]
+
+
+def test_a_picture_is_not_taken_for_text(tmp_path: Path) -> None:
+    """What makes text fit for a page does not go through pictures: they are most of a page, and it would take long."""
+    path = tmp_path / "large"
+    path.write_bytes(bytes(html.LARGEST_EMBEDDED_BYTES))
+    large = {"file_pic": AttachedFile("file_pic", "a.png", "image/png", None, path, html.LARGEST_EMBEDDED_BYTES)}
+    pointer = {"content_type": "image_asset_pointer", "asset_pointer": "sediment://file_pic"}
+    tree = conversation(
+        message("\x00 世界 🌍"), message(content={"content_type": "multimodal_text", "parts": [pointer]})
+    )
+    began = time.thread_time()
+    content = html.render(tree, attached=large)
+    assert time.thread_time() - began < 0.5
+    assert "\ufffd 世界 🌍".encode() in content
+    assert len(content) > html.LARGEST_EMBEDDED_BYTES * 4 // 3
 
 
 def test_what_could_run_is_only_saved(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from tests.mirrors import opening
 from tests.rows import rows
 
 PNG: Final = b"\x89PNG\r\n\x1a\n" + b"a picture"
-OPENED: Final = wire.Opened(account="alice", email=None, total_bytes=1000, missing=[])
+OPENED: Final = wire.Opened(account="alice", email=None, total_bytes=1000, missing=[], missing_total=0)
 ENDED: Final = wire.Ended(done_bytes=1000)
 
 
@@ -95,7 +95,7 @@ async def take(mirror: Mirror, *frames: wire.Frame, clock: ManualClock, dry_run:
 
     async def bodies() -> AsyncIterator[bytes]:
         for frame in (OPENED, *frames):
-            yield wire.encode(frame)[4:]
+            yield bytes(wire.encode(frame)[4:])
 
     return await take_in(Intake(mirror.of("alice"), mirror.files, clock=clock, dry_run=dry_run), bodies())
 
@@ -157,6 +157,52 @@ async def test_what_was_purged_brings_no_asset_back(mirror: Mirror, alice: Accou
     assert not mirror.files.path(sha256(b"%PDF-1 secret").digest()).exists()
 
 
+async def test_what_is_purged_before_its_bytes_come_brings_none(
+    mirror: Mirror, alice: AccountMirror, clock: ManualClock
+) -> None:
+    """A purge may fall between a conversation and the asset that it shows."""
+    intake = Intake(alice, mirror.files, clock=clock, dry_run=False)
+    await intake.take(batch(conversation("a", "one", pointers=["file-a"])))
+    await alice.deletions.bury("a")
+    clock.move(seconds=1)
+    await mirror.purge_deleted(before=clock.now())
+    for frame in (*asset("file-a", b"%PDF-1 secret"), ENDED):
+        await intake.take(frame)
+    ledger = await intake.finish()
+    assert (ledger.assets.left_deleted, ledger.assets.stored) == (1, 0)
+    assert await alice.assets.all() == []
+    assert not mirror.files.path(sha256(b"%PDF-1 secret").digest()).exists()
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+async def test_another_file_of_an_asset_is_set_aside_by_name(
+    mirror: Mirror, alice: AccountMirror, clock: ManualClock, *, dry_run: bool
+) -> None:
+    """The good one stays."""
+    await take(mirror, *asset("file-a"), ENDED, clock=clock)
+    ledger = await take(mirror, *asset("file-a", b""), ENDED, clock=clock, dry_run=dry_run)
+    assert (ledger.assets.read, ledger.assets.set_aside) == (1, 1)
+    assert [(each.kind, each.id, each.title) for each in ledger.set_aside] == [("asset", "file-a", "picture.png")]
+    assert mirror.files.path((await alice.assets.find("file-a")).digest).read_bytes() == PNG
+
+
+async def test_what_an_export_points_to_is_remembered_within_bounds(mirror: Mirror, clock: ManualClock) -> None:
+    """Of one that points to more, what is missing is counted where it was written."""
+    many = [conversation(name, "one", pointers=[f"file-{name}-{n}" for n in range(60_000)]) for name in "ab"]
+    ledger = await take(mirror, batch(*many), *asset("file-b-7"), ENDED, clock=clock)
+    assert ledger.assets == Assets(read=1, stored=1, placed=1, missing=119_999)
+
+
+async def test_two_parts_files_of_one_name_are_counted_as_kept(
+    mirror: Mirror, alice: AccountMirror, clock: ManualClock
+) -> None:
+    """But not one that says nothing new."""
+    contents = b'[{"id":1}]', b'[{"id":2}]', b'[{"id":1}]'
+    ledger = await take(mirror, *[wire.ExportFile("f.json", each, None) for each in contents], ENDED, clock=clock)
+    assert ledger.files == Files(kept=2, ignored=1)
+    assert await alice.imports.files() == [("f.json", b'[{"id":1},{"id":2}]')]
+
+
 async def test_an_asset_is_stored_and_placed(mirror: Mirror, alice: AccountMirror, clock: ManualClock) -> None:
     """Its bytes lie under their digest; whether a message points to it is told, and which are missing."""
     said = conversation("a", "one", pointers=["file-a", "file-c"])
@@ -201,14 +247,14 @@ async def test_other_files_are_kept_as_they_are(mirror: Mirror, alice: AccountMi
     """Byte for byte; what holds nothing is counted, and what is missing named."""
     ledger = await take(
         mirror,
-        wire.Opened(account=None, email=None, total_bytes=1, missing=["conversations-001.json"]),
+        wire.Opened(account=None, email=None, total_bytes=1, missing=["conversations-001.json"], missing_total=2),
         wire.ExportFile("user.json", b'{"id": "alice"}', None),
         wire.Ignored("chat.html"),
         wire.SetAside("file", "odd.bin", "no asset id in its name"),
         ENDED,
         clock=clock,
     )
-    assert ledger.files == Files(kept=1, ignored=1, set_aside=1, missing=["conversations-001.json"])
+    assert ledger.files == Files(kept=1, ignored=1, set_aside=1, missing=["conversations-001.json"], missing_total=2)
     assert await alice.imports.files() == [("user.json", b'{"id": "alice"}')]
 
 

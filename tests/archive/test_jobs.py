@@ -12,8 +12,7 @@ from typing import Final
 
 import pytest
 
-from chatgpt_rest.archive.jobs import Jobs, Upload
-MOST_READERS=4
+from chatgpt_rest.archive.jobs import MOST_READERS, Jobs, Upload
 from chatgpt_rest.archive.spool import make_work_folder
 from chatgpt_rest.mirror import Mirror
 from tests.house import ManualClock, make_config
@@ -70,10 +69,25 @@ async def test_few_exports_are_open_at_once(jobs: Jobs, mirror: Mirror) -> None:
 async def test_a_stop_in_the_last_moment_leaves_a_complete_import_done(jobs: Jobs, mirror: Mirror) -> None:
     """What is read to its end was not interrupted, whatever happens while that is written down."""
     upload = await begin(jobs, mirror, "alice")
-    while upload.ledger is None:
-        await asyncio.sleep(0)
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while upload.ledger is None:  # noqa: ASYNC110 - the moment is what matters, and nothing tells of it
+            await asyncio.sleep(0)
     assert not upload.is_over
     await jobs.aclose()
     assert (upload.state, upload.error) == ("done", None)
     assert (await mirror.of("alice").import_jobs.get(upload.id)).state == "done"
     assert not upload.spool.paths[0].exists()
+
+
+async def test_one_that_is_cancelled_as_it_begins_never_runs(jobs: Jobs, mirror: Mirror) -> None:
+    """All of it has come in, and there is no task yet that could be told."""
+    async with jobs.receiving("alice") as upload, asyncio.TaskGroup() as group:
+        async with upload.spool.file("conversations.json") as file:
+            await file.write(EXPORT)
+        beginning = group.create_task(jobs.begin(upload, dry_run=False))
+        await asyncio.sleep(0)
+        assert (upload.has_come, upload.task) == (True, None)
+        group.create_task(jobs.cancel("alice", upload.id))
+    assert beginning.done()
+    assert (upload.state, upload.ledger) == ("interrupted", None)
+    assert (await mirror.of("alice").import_jobs.get(upload.id)).state == "interrupted"

@@ -109,6 +109,16 @@ def test_words_stand_as_they_were_written() -> None:
     assert body in markdown.render(rich_conversation(), attached={})
 
 
+def test_nothing_in_it_steers_a_terminal() -> None:
+    """Control characters of titles, words and code show as what is no character; line breaks and tabs stay."""
+    controls = "".join(map(chr, (*range(32), *range(127, 160))))
+    path = (message(f"a{controls}b\r\nc", role="user"), message(content={"content_type": "code", "text": controls}))
+    text = markdown.render(replace(conversation(*path), title=f"t{controls}"), attached={})
+    assert not set(controls) - {"\n", "\t"} & set(text)
+    assert "\ufffd" in text
+    assert "b\nc\n" in text
+
+
 def test_citations_are_footnotes() -> None:
     """Each source is defined once, below the message that cites it."""
     text = markdown.render(rich_conversation(), attached={})

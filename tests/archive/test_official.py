@@ -17,7 +17,9 @@ from typing import Any
 import pytest
 
 from chatgpt_rest import chatgpt_json
+from chatgpt_rest.archive.members import asset_id
 from chatgpt_rest.archive.official import Contents, write_official
+from chatgpt_rest.archive.zips import read_directory
 from chatgpt_rest.errors import MirrorError, StorageFailed
 from chatgpt_rest.mirror import Mirror
 from chatgpt_rest.model import Conversation
@@ -56,6 +58,12 @@ def read_export(path: Path) -> Imported:
             conversations=[each for shard in shards for each in shard],
             assets={member.removesuffix(".dat"): (name, export.read(member)) for member, name in names.items()},
         )
+
+
+def zip_of(path: Path) -> dict[str, bytes]:
+    """Every file of a ZIP."""
+    with zipfile.ZipFile(path) as export:
+        return {name: export.read(name) for name in export.namelist()}
 
 
 def said(tree: dict[str, Any]) -> list[str]:
@@ -110,7 +118,7 @@ async def test_another_importer_reads_it_all(mirror: Mirror, tmp_path: Path) -> 
         path = [message(f"Question {number}?", role="user"), slim_message("Grüße 🌍\u2028"), message("")]
         await add_conversation(mirror, number, *path, is_archived=number % 2 == 0)
     contents = await write(mirror, tmp_path / "export.zip")
-    assert contents == Contents(conversations=250, assets=0, lost=0)
+    assert contents == Contents(conversations=250, assets=0, lost=0, files=6)
     imported = read_export(tmp_path / "export.zip")
     assert imported.user == {"id": "alice", "email": "alice@home"}
     assert [each["id"] for each in imported.conversations] == [identifier(number) for number in range(250)]
@@ -163,7 +171,7 @@ async def test_a_lost_asset_is_counted(mirror: Mirror, tmp_path: Path) -> None:
     await add_asset(mirror, "file-a", PNG, conversation_id=None)
     await add_asset(mirror, "file-b", b"here", conversation_id=None)
     mirror.files.path(hashlib.sha256(PNG).digest()).unlink()
-    assert await write(mirror, tmp_path / "export.zip") == Contents(0, assets=1, lost=1)
+    assert await write(mirror, tmp_path / "export.zip") == Contents(0, assets=1, lost=1, files=5)
     with zipfile.ZipFile(tmp_path / "export.zip") as export:
         assert {name for name in export.namelist() if name.endswith(".dat")} == {"file-b.dat"}
 
@@ -207,9 +215,51 @@ async def test_a_part_holds_what_belongs_to_it(mirror: Mirror, tmp_path: Path) -
         assert "message_feedback.json" not in export.namelist()
 
 
+async def test_what_repeats_itself_is_no_bomb(mirror: Mirror, tmp_path: Path) -> None:
+    """However well it would pack, an importer that fears bombs takes it; what comes after is packed as before."""
+    await add_conversation(mirror, 1, message("words and more words " * 400_000))
+    await add_conversation(mirror, 2, message("".join(f"{number} bottles of beer, " for number in range(200_000))))
+    await mirror.of("alice").imports.keep_file("shopping.json", b"[" + b" " * 3_000_000 + b"]", modified_at=None)
+    target = tmp_path / "export.zip"
+    await write(mirror, target)
+    assert len(read_export(target).conversations) == 2
+    with target.open("rb") as file:
+        entries = read_directory(file, "export", max_entries=100, max_ratio=100)
+    assert target.stat().st_size < 15_000_000
+    assert sum(entry.size_bytes for entry in entries) > 15_000_000
+
+
+async def test_names_that_no_zip_may_hold_are_made_safe(mirror: Mirror, tmp_path: Path) -> None:
+    """Those that differ in their letters' case alone, and those of places on a disk: each file is there, once."""
+    odd = [
+        "Notes.json",
+        "notes.json",
+        "a\\b.json",
+        "C:x.json",
+        "Export_Manifest.json",
+        "USER.json",
+        "conver\u017fations-000.json",
+    ]
+    for name in odd:
+        await mirror.of("alice").imports.keep_file(name, chatgpt_json.dump([name]), modified_at=None)
+    for name in ("file-a", "file-A"):
+        await add_asset(mirror, name, name.encode(), conversation_id=None)
+    target = tmp_path / "export.zip"
+    await write(mirror, target)
+    imported = read_export(target)
+    assert {asset_id(member): content for member, content in zip_of(target).items() if asset_id(member)} == {
+        "file-a": b"file-a",
+        "file-A": b"file-A",
+    }
+    assert imported.user["id"] == "alice"
+    with target.open("rb") as file:
+        names = {entry.name for entry in read_directory(file, "export", max_entries=100, max_ratio=100)}
+    assert names >= {"Notes.json", "notes (2).json", "a_b.json", "C_x.json", "USER (2).json"}
+
+
 async def test_an_empty_account_is_an_export_too(mirror: Mirror, tmp_path: Path) -> None:
     """One shard with nothing in it: importers expect one."""
-    assert await write(mirror, tmp_path / "export.zip") == Contents(0, 0, 0)
+    assert await write(mirror, tmp_path / "export.zip") == Contents(0, 0, 0, files=4)
     assert read_export(tmp_path / "export.zip").conversations == []
 
 

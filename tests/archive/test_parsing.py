@@ -321,12 +321,28 @@ def test_what_is_no_conversation_is_set_aside(raw: bytes, reason: str) -> None:
         b'{"id":"c","mapping":{"n":{"message" :{"a":1},"message":{"a":2}}}}',
         b'{"id":"c","mapping":{"n":{"message":{"a":1},"mess\\u0061ge":{"a":2}}}}',
         b'{\n "id": "c",\n "mapping": {\n  "n": {\n   "parent": null,\n   "parent": "y"\n  }\n }\n}',
+        (
+            b'{"id": "c","mapping": {"d": {"id": "d","message": {"id": "m","content": {}},"parent": null,"children": []},'
+            b'"b": {"id": "b","message": {"id": "m","content": {}},"children": ["e","q"]},'
+            b'"a": {"id": "a","message": null,"id": "a","children": ["q"]}}}'
+        ),
         b'{"id":"c","title":"one","mapping":{},"title":"two"}',
         b'{"id":"c","mapping":{"n":{"message":{}}},"mapping":{"m":{"message":{}}}}',
     ],
     ids=[
-        "nodes", "messages of a node", "nodes without message", "parents", "spaced parents", "children", "ids",
-        "spaced messages", "escaped messages", "indented parents", "members", "mappings",
+        "nodes",
+        "messages of a node",
+        "nodes without message",
+        "parents",
+        "spaced parents",
+        "children",
+        "ids",
+        "spaced messages",
+        "escaped messages",
+        "indented parents",
+        "as long as the blanks that are not there",
+        "members",
+        "mappings",
     ],
 )
 def test_of_two_things_of_one_name_none_is_lost_in_silence(raw: bytes) -> None:

@@ -225,7 +225,9 @@ def test_bad_conversations_among_good_ones(tmp_path: Path) -> None:
     assert (second.kind, second.id) == ("conversation", None)
 
 
-@pytest.mark.parametrize("name", ["\ud800", "../" * 100_000, 17, "WEB:3b1f"], ids=["surrogate", "path", "number", "WEB"])
+@pytest.mark.parametrize(
+    "name", ["\ud800", "../" * 100_000, 17, "WEB:3b1f"], ids=["surrogate", "path", "number", "WEB"]
+)
 def test_an_id_that_is_none(tmp_path: Path, name: object) -> None:
     """It is told as far as it can be shown, whatever it is, and stops no other conversation."""
     bare = tmp_path / "chats.json"
@@ -257,6 +259,15 @@ def test_what_is_no_conversation_may_be_often(tmp_path: Path) -> None:
     bare = tmp_path / "chats.json"
     bare.write_bytes(dump([*range(999), conversation(1), *range(999), conversation(2)]))
     assert conversations(read(bare)) == ["conversation-1", "conversation-2"]
+
+
+def test_a_library_of_a_million_things_that_are_no_files(tmp_path: Path) -> None:
+    """Nor is that read to its end."""
+    files = {"conversations.json": b"[]", "library_files.json": b"[" + b"1," * 1_000_000 + b'{"file_id":"file-a"}]'}
+    frames = read(zipped(tmp_path / "export.zip", files), max_ratio=5_000)
+    (aside,) = set_aside(frames)
+    assert aside.reason == "1000 things in a row name no file, and what follows is not read"
+    assert not [frame for frame in frames if isinstance(frame, wire.Placement)]
 
 
 def test_a_manifest_of_very_many_names(tmp_path: Path) -> None:
@@ -457,8 +468,8 @@ def test_sixty_thousand_entries(tmp_path: Path, is_bomb: bool) -> None:
 
 
 def test_a_bomb_of_zeros(tmp_path: Path) -> None:
-    """Ten megabytes of zeros in ten kilobytes are refused before they are unpacked."""
-    export = zipped(tmp_path / "export.zip", {"conversations.json": b"[]", "file-aaa.dat": bytes(10 * 1024 * 1024)})
+    """A hundred megabytes of zeros in a hundred kilobytes are refused before they are unpacked."""
+    export = zipped(tmp_path / "export.zip", {"conversations.json": b"[]", "file-aaa.dat": bytes(100 * 1024 * 1024)})
     assert "[archive] max_ratio" in refused(export)
 
 

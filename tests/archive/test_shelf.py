@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final
 
 import pytest
 
-from chatgpt_rest.archive.shelf import INDEX, Outcome, Shelf, open_shelf
+from chatgpt_rest.archive.shelf import ASSETS, INDEX, Outcome, Shelf, open_shelf
 from chatgpt_rest.errors import Conflict, MirrorError, StorageFailed
 from chatgpt_rest.model import Conversation
 from tests.disks import small_disk
@@ -279,6 +281,35 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
     with pytest.raises(MirrorError, match="is no folder; name another place"), shelf(place):
         pass
     assert place.read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("name", [INDEX, ASSETS])
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to(path.parent.parent)], ids=["pipe", "link"])
+def test_what_is_ours_is_no_link_and_no_pipe(tmp_path: Path, name: str, make: Callable[[Path], None]) -> None:
+    """An index or a folder of assets in whose place something else lies is named, and nothing is written."""
+    folder = tmp_path / "notes"
+    folder.mkdir()
+    make(folder / name)
+    with pytest.raises(MirrorError, match=rf"{re.escape(str(folder / name))} is .+ and no (file|folder); move it away"):
+        put(folder, FIRST)
+    assert [path.name for path in folder.iterdir()] == [name]
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_pipe_in_the_place_of_a_file_is_told(tmp_path: Path) -> None:
+    """At once: nobody may ever write into it."""
+    put(tmp_path, FIRST)
+    (tmp_path / NAME).unlink()
+    os.mkfifo(tmp_path / NAME)
+    with pytest.raises(MirrorError, match=f"{re.escape(NAME)}: it is no regular file"):
+        put(tmp_path, SECOND)
+
+
+def test_a_pipe_that_is_called_like_a_file_is_somebody_s(tmp_path: Path) -> None:
+    """It is not looked into, and the file gets another name."""
+    os.mkfifo(tmp_path / NAME)
+    assert put(tmp_path, FIRST) is Outcome.WRITTEN
+    assert (tmp_path / NAME).is_fifo()
 
 
 def test_where_nothing_can_be_written_that_is_told() -> None:

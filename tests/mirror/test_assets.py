@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from hashlib import sha256
 from typing import Final
 
 import pytest
@@ -56,13 +57,90 @@ async def test_an_asset_is_found_by_its_id(alice: AccountMirror, bob: AccountMir
     assert await bob.assets.all() == []
 
 
+async def test_an_asset_without_a_name_has_that_of_a_message(alice: AccountMirror, bob: AccountMirror) -> None:
+    """The first that gives it one, of a conversation that is not deleted; its own name comes before that."""
+    await alice.assets.add("file-cup", KEPT, name=None, member=None)
+    assert (await alice.assets.find("file-cup")).name is None
+    await take(bob, incoming(message(), name="b", account="bob", pointers=[Pointer("n0", "file-cup", "bob.png")]))
+    pointers = [Pointer("n0", "file-cup", None), Pointer("n1", "file-cup", "mine.png")]
+    await take(alice, incoming(message(), message(), pointers=pointers))
+    await take(alice, incoming(message(), name="a", pointers=[Pointer("n0", "file-cup", "buried.png")]))
+    await alice.deletions.bury("a")
+    assert (await alice.assets.find("file-cup")).name == "mine.png"
+    await alice.assets.add("file-cup", KEPT, name="cup.png", member=None)
+    assert await alice.assets.find("file-cup") == CUP
+
+
+async def bring(mirror: Mirror, of: AccountMirror, content: bytes, *, is_placed: bool = False) -> str:
+    """An export brings the cup with these bytes."""
+    async with mirror.files.incoming() as file:
+        await file.write(content)
+        kept = await file.keep()
+        return await of.assets.add("file-cup", kept, name=None, member=None, is_placed=is_placed)
+
+
+async def cup(mirror: Mirror, of: AccountMirror) -> bytes:
+    """What is here of it."""
+    return mirror.files.path((await of.assets.find("file-cup")).digest).read_bytes()
+
+
 async def test_the_same_asset_again_is_no_news(alice: AccountMirror) -> None:
-    """Another file under its id is; a name is not lost to a file that has none."""
-    assert await alice.assets.add("file-cup", KEPT, name="cup.png", member="a.dat")
-    assert not await alice.assets.add("file-cup", KEPT, name=None, member="b.dat")
-    other = KeptFile(DIGEST[::-1], 5, "image/gif")
-    assert await alice.assets.add("file-cup", other, name=None, member="b.dat")
-    assert await alice.assets.find("file-cup") == Asset("file-cup", DIGEST[::-1], 5, "image/gif", "cup.png")
+    """A name is not lost to a file that has none."""
+    assert await alice.assets.add("file-cup", KEPT, name="cup.png", member="a.dat") == "stored"
+    assert await alice.assets.add("file-cup", KEPT, name=None, member="b.dat") == "unchanged"
+    assert await alice.assets.find("file-cup") == CUP
+
+
+@pytest.mark.parametrize("other", [b"", b"other"], ids=["empty", "another"])
+async def test_what_is_here_whole_is_replaced_by_nothing(mirror: Mirror, alice: AccountMirror, other: bytes) -> None:
+    """Of the other file nothing is left, and a purge takes nothing away."""
+    assert await bring(mirror, alice, b"good") == "stored"
+    assert await alice.assets.foresee("file-cup", len(other), is_placed=False) == "another"
+    assert await bring(mirror, alice, other) == "another"
+    assert not mirror.files.path(sha256(other).digest()).exists()
+    await mirror.purge_deleted(before=NOON)
+    assert await cup(mirror, alice) == b"good"
+
+
+@pytest.mark.parametrize("damage", [None, b"goo"], ids=["lost", "damaged"])
+async def test_a_lost_file_is_replaced(mirror: Mirror, alice: AccountMirror, damage: bytes | None) -> None:
+    """But not by an empty one."""
+    await bring(mirror, alice, b"good")
+    path = mirror.files.path((await alice.assets.find("file-cup")).digest)
+    path.unlink()
+    if damage is not None:
+        path.write_bytes(damage)
+    assert await bring(mirror, alice, b"") == "another"
+    assert await alice.assets.foresee("file-cup", 5, is_placed=False) == "stored"
+    assert await bring(mirror, alice, b"other") == "stored"
+    assert await cup(mirror, alice) == b"other"
+
+
+async def test_an_empty_file_is_replaced(mirror: Mirror, alice: AccountMirror) -> None:
+    """It was never the asset."""
+    await bring(mirror, alice, b"")
+    assert await bring(mirror, alice, b"good") == "stored"
+    assert await cup(mirror, alice) == b"good"
+
+
+async def test_what_nothing_points_to_any_more_does_not_come_in(mirror: Mirror, alice: AccountMirror) -> None:
+    """Where a conversation had shown it; not even its bytes, unless they are another asset's too."""
+    assert await bring(mirror, alice, b"secret", is_placed=True) == "left_deleted"
+    assert await alice.assets.foresee("file-cup", 6, is_placed=True) == "left_deleted"
+    assert not mirror.files.path(sha256(b"secret").digest()).exists()
+    await point(alice, "cup")
+    assert await bring(mirror, alice, b"secret", is_placed=True) == "stored"
+
+
+async def test_missing_assets_of_the_whole_account_are_counted(alice: AccountMirror, bob: AccountMirror) -> None:
+    """Each once, none of deleted conversations, none of another account's."""
+    await add(alice, "cup")
+    await point(alice, "cup", "saucer")
+    await point(alice, "saucer", "pot", conversation="d")
+    await point(alice, "buried", conversation="e")
+    await point(bob, "spoon")
+    await alice.deletions.bury("e")
+    assert await alice.assets.missing() == 2
 
 
 async def test_a_conversation_tells_what_its_messages_point_to(alice: AccountMirror, bob: AccountMirror) -> None:
@@ -103,12 +181,6 @@ async def test_assets_are_placed_unplaced_or_missing(alice: AccountMirror, bob: 
     standing = await alice.assets.standing([f"file-{name}" for name in names])
     assert standing == AssetCounts(placed=1, unplaced=2, missing=1)
     assert await alice.assets.standing([]) == AssetCounts(0, 0, 0)
-
-
-async def test_what_a_purged_conversation_showed_may_be_wanted_elsewhere(alice: AccountMirror) -> None:
-    """Only what nothing points to is not."""
-    await point(alice, "cup")
-    assert await alice.assets.unwanted({"file-cup", "file-saucer"}) == {"file-saucer"}
 
 
 async def test_a_conversation_rendered_without_an_asset_is_not_believed(alice: AccountMirror) -> None:

@@ -219,6 +219,43 @@ async def test_of_the_assets_of_what_is_purged_no_byte_is_left(mirror: Mirror, a
     assert await alice.imports.files() == [("user.json", b"{}")]
 
 
+async def test_of_what_other_files_and_ledgers_say_no_byte_is_left(
+    mirror: Mirror, alice: AccountMirror, clock: ManualClock
+) -> None:
+    """Of a purged conversation; what they say of others stays."""
+    await show(alice, "c-gone", "file-a")
+    entry = b'{"%s":"c-gone","title":"canary-7f0a"}'
+    for name, key in (("shared", b"conversation_id"), ("groups", b"id"), ("library", b"initiating_conversation_id")):
+        content = b'[%s,{"id":"c-kept","title":"harmless"}]' % (entry % key)
+        await alice.imports.keep_file(f"{name}.json", content, modified_at=None)
+    await alice.imports.keep_file("broken.json", b"[" + entry % b"id", modified_at=None)
+    await alice.import_jobs.begin("job")
+    await alice.deletions.bury("c-gone")
+    clock.move(seconds=2 * DAY / SECOND)
+    outcome = b'{"set_aside":[%s,{"id":"c-kept","title":"harmless"}]}' % (entry % b"id")
+    await alice.import_jobs.finish("job", "done", outcome)
+    assert await mirror.purge_deleted(before=NOON) == 0
+    assert b"canary-7f0a" in bytes_of(mirror)
+    assert await mirror.purge_deleted(before=LATER) == 1
+    assert (await alice.import_jobs.get("job")).outcome == b'{"set_aside":[{"id":"c-kept","title":"harmless"}]}'
+    assert b"canary" not in bytes_of(mirror)
+    kept = b'[{"id":"c-kept","title":"harmless"}]'
+    assert await alice.imports.files() == [("groups.json", kept), ("library.json", kept), ("shared.json", kept)]
+
+
+async def test_ledgers_of_old_imports_go_with_what_is_purged(mirror: Mirror, alice: AccountMirror) -> None:
+    """They name titles, and nobody can tell whose."""
+    await alice.import_jobs.begin("job")
+    await alice.import_jobs.finish("job", "done", b'{"set_aside":[{"id":null,"title":"canary-7f0a"}]}')
+    await mirror.purge_deleted(before=NOON)
+    await alice.import_jobs.get("job")
+    assert b"canary-7f0a" in bytes_of(mirror)
+    await mirror.purge_deleted(before=LATER)
+    assert b"canary" not in bytes_of(mirror)
+    with pytest.raises(NotFound):
+        await alice.import_jobs.get("job")
+
+
 async def test_an_asset_that_something_else_shows_is_not_purged(
     mirror: Mirror, alice: AccountMirror, bob: AccountMirror
 ) -> None:

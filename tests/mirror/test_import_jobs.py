@@ -10,7 +10,7 @@ import pytest
 from chatgpt_rest.clock import MINUTE
 from chatgpt_rest.errors import NotFound
 from chatgpt_rest.mirror import AccountMirror, ImportJob
-MOST_KEPT=100
+from chatgpt_rest.mirror.import_jobs import MOST_KEPT
 from tests.house import NOON, ManualClock
 from tests.mirrors import opening
 

@@ -278,13 +278,25 @@ async def test_where_upstream_may_have_an_answer_the_export_ends_no_doubt(mirror
     assert rows(mirror.path, "select is_stale from conversation") == [(1,)]
 
 
-async def test_what_failed_before_stays_set_aside(mirror: Mirror, alice: AccountMirror) -> None:
-    """An export says nothing of what upstream can show."""
+@pytest.mark.parametrize(("at", "expected"), [(0, (0, None)), (-60, (3, "upstream_broken"))])
+async def test_what_failed_before_is_forgiven_where_it_became_current(
+    mirror: Mirror, alice: AccountMirror, at: int, expected: tuple[int, str | None]
+) -> None:
+    """An export that is older than the list says nothing of what upstream can show."""
     await list_it(alice)
     for _ in range(3):
         await alice.backlog.note_failure("c", "upstream_broken")
-    await take(alice, dated(message()))
-    assert rows(mirror.path, "select failures, failure from conversation") == [(3, "upstream_broken")]
+    await take(alice, dated(message(), at=at))
+    assert rows(mirror.path, "select failures, failure from conversation") == [expected]
+
+
+async def test_an_export_of_the_same_second_undoes_no_rename(alice: AccountMirror) -> None:
+    """A rename moves no update time."""
+    await fetch(alice, message("Tea."), title="Old")
+    await alice.conversations.edit("c", title="New", is_archived=True)
+    await take(alice, dated(message("Tea."), title="Old"))
+    tree = await alice.conversations.get("c")
+    assert (tree.title, tree.is_archived) == ("New", True)
 
 
 # -------------------------------------------------------------------------------------------------------------- deleted
@@ -359,3 +371,37 @@ async def test_the_newer_of_two_files_stays(alice: AccountMirror, bob: AccountMi
     await bob.imports.keep_file("user.json", b"bob", modified_at=None)
     assert await alice.imports.files() == [("sora.json", b"new"), ("user.json", b"3")]
     assert await bob.imports.files() == [("user.json", b"bob")]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        pytest.param(b'[{"a":1}]', b'[{"a":1}, {"b": 2}]', [("f.json", b'[{"a":1},{"b": 2}]')], id="arrays"),
+        pytest.param(b'{"a":1}', b'{"b":2}', [("f (2).json", b'{"b":2}'), ("f.json", b'{"a":1}')], id="objects"),
+        pytest.param(b"[1]", b"{", [("f (2).json", b"{"), ("f.json", b"[1]")], id="no JSON"),
+    ],
+)
+async def test_two_parts_files_of_one_name_are_both_kept(
+    alice: AccountMirror, first: bytes, second: bytes, expected: list[tuple[str, bytes]]
+) -> None:
+    """Arrays as one, others side by side; once more they say nothing new."""
+    for _ in range(2):
+        beside: set[str] = set()
+        for content in (first, second):
+            name = await alice.imports.keep_file("f.json", content, modified_at=None, beside=beside)
+            assert name is not None
+            beside.add(name)
+        for content in (first, second):
+            assert await alice.imports.keep_file("f.json", content, modified_at=None, beside=beside) is None
+        assert await alice.imports.files() == expected
+
+
+async def test_what_names_a_purged_conversation_is_not_kept_again(mirror: Mirror, alice: AccountMirror) -> None:
+    """An entry goes, and the rest stays; what cannot be cut goes whole."""
+    await take(alice, dated(message("Tea."), name="c-secret"))
+    await alice.deletions.bury("c-secret")
+    await mirror.purge_deleted(before=NOON + DAY)
+    shared = b'[{"conversation_id":"c-secret","title":"T"}, {"conversation_id":"c-other"}]'
+    assert await alice.imports.keep_file("shared.json", shared, modified_at=None) == "shared.json"
+    assert await alice.imports.keep_file("broken.json", b'[{"id":"c-secret"', modified_at=None) is None
+    assert await alice.imports.files() == [("shared.json", b'[{"conversation_id":"c-other"}]')]

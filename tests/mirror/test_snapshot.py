@@ -212,6 +212,31 @@ async def test_damage_is_found(tmp_path: Path, mirror: Mirror) -> None:
         inspect(copy, look=lambda: None)
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "create trigger evil after insert on node begin delete from conversation; end",
+        "create view evil as select 1",
+        "create table evil (a)",
+        "create index evil on node (message)",
+        "drop table attachment",
+    ],
+)
+async def test_what_no_migration_makes_is_not_believed(tmp_path: Path, mirror: Mirror, statement: str) -> None:
+    """A trigger would act whenever the server writes; also where something is missing the file is refused."""
+    copy = snapshot(mirror.path, tmp_path / "copy.sqlite")
+    change(copy, statement)
+    with pytest.raises(StorageFailed, match=r"holds (view|table|index|trigger) 'evil', which|is damaged: index"):
+        inspect(copy, look=lambda: None)
+
+
+async def test_what_sqlite_keeps_about_tables_is_no_fault(tmp_path: Path, mirror: Mirror) -> None:
+    """Somebody may have had it analyse the mirror."""
+    copy = snapshot(mirror.path, tmp_path / "copy.sqlite")
+    change(copy, "analyze")
+    assert inspect(copy, look=lambda: None).accounts == 2
+
+
 async def test_a_mirror_is_not_settled_while_somebody_reads_it(mirror: Mirror) -> None:
     """Its log cannot be brought into the file then; nothing of it is lost."""
     copy = snapshot(mirror.path, mirror.path.with_name("copy.sqlite"))
