@@ -322,7 +322,8 @@ def test_what_is_no_conversation_is_set_aside(raw: bytes, reason: str) -> None:
         b'{"id":"c","mapping":{"n":{"message":{"a":1},"mess\\u0061ge":{"a":2}}}}',
         b'{\n "id": "c",\n "mapping": {\n  "n": {\n   "parent": null,\n   "parent": "y"\n  }\n }\n}',
         (
-            b'{"id": "c","mapping": {"d": {"id": "d","message": {"id": "m","content": {}},"parent": null,"children": []},'
+            b'{"id": "c","mapping": {'
+            b'"d": {"id": "d","message": {"id": "m","content": {}},"parent": null,"children": []},'
             b'"b": {"id": "b","message": {"id": "m","content": {}},"children": ["e","q"]},'
             b'"a": {"id": "a","message": null,"id": "a","children": ["q"]}}}'
         ),
