@@ -16,6 +16,7 @@ from rich.text import Text
 
 ROOT: Final = Path(__file__).parent.parent
 COLUMNS: Final = 118
+LINES: Final = 16  # of a file
 
 # rich's own template, without the fonts that it would fetch from a third party.
 TEMPLATE: Final = """<svg class="rich-terminal" viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg">
@@ -58,12 +59,14 @@ def main() -> None:
 
 def _answer(line: str) -> str:
     body = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True).stdout
+    if not body.startswith(("{", "[")):  # a file: how it begins
+        return "\n".join([line[:COLUMNS] for line in body.splitlines()[:LINES]] + ["…"])
     text = json.dumps(json.loads(body), ensure_ascii=False)
     return text if len(text) < COLUMNS * 2 else text[: COLUMNS * 2 - 2] + "…"
 
 
 def _shortened(line: str) -> str:
-    return re.sub(r"@\S+/header", "@header", line)
+    return re.sub(r"@\S+/(header|export\.zip)", r"@\1", line)
 
 
 if __name__ == "__main__":
