@@ -13,7 +13,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, get_args
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
@@ -61,6 +61,7 @@ _SLIM: Final = int(Shape.SLIM)
 _NO_MESSAGE: Final = Raw(b"null")
 _QUOTE: Final = ord('"')
 _Number = int | float | None
+_Role = Literal["system", "user", "assistant", "tool"]
 
 
 class _Node(msgspec.Struct, forbid_unknown_fields=True, gc=False):
@@ -77,18 +78,18 @@ class _Nothing(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 
 
 class _Author(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    role: str
+    role: _Role
     name: str | None
     metadata: _Nothing
 
 
 class _Words(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    content_type: str
+    content_type: Literal["text"]
     parts: list[Raw]
 
 
 class _PlainMessage(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    """A message as most of them are: words, and who said them. To make no text of the words is half of its time."""
+    """A message as most of them are: words for everybody, and who said them."""
 
     id: str
     author: _Author
@@ -96,11 +97,20 @@ class _PlainMessage(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     status: str
     weight: _Number
     metadata: Raw
-    recipient: str
+    recipient: Literal["all"]
     end_turn: bool | None = None
     create_time: _Number = None
     update_time: _Number = None
     channel: str | None = None
+
+
+class _Told(NamedTuple):
+    """What the columns need of a message."""
+
+    create_time: int | None
+    shape: int
+    is_hidden: bool
+    pointers: Sequence[tuple[str, str | None, str | None]] = ()
 
 
 _any: Final = msgspec.json.Decoder()
@@ -108,6 +118,24 @@ _plain: Final = msgspec.json.Decoder(_PlainMessage)
 _members: Final = msgspec.json.Decoder(dict[str, Raw])
 _mapping: Final = msgspec.json.Decoder(dict[str, _Node])
 _encode: Final = msgspec.json.Encoder().encode
+
+_TELLING: Final = frozenset(
+    {"is_visually_hidden_from_conversation", "is_user_system_message", "attachments", "aggregate_result"}
+)
+"""What of a message's metadata a column depends on."""
+_IS_HIDDEN: Final = {
+    (role, is_weightless): is_hidden(
+        {
+            "author": {"role": role},
+            "content": {"content_type": "text", "parts": []},
+            "weight": 0 if is_weightless else 1,
+            "recipient": "all",
+        }
+    )
+    for role in get_args(_Role)
+    for is_weightless in (False, True)
+}
+"""Of plain messages without any of these, by who said them and whether they have no weight."""
 
 
 def parse(raw: bytes, *, account: str) -> Incoming:
@@ -142,39 +170,44 @@ def _fast(raw: bytes, account: str) -> Incoming:
         if each.message is _NO_MESSAGE or (raw_message := bytes(each.message)) == b"null":
             rows.append((account, conversation, key, position, parent, children, None, None, None, _FULL))
             continue
-        message = _message(raw_message)
-        time = chatgpt_json.time_us(message.get("create_time"))
-        shape = _FULL if chatgpt_json.shape(message) is Shape.FULL else _SLIM
+        told = _plainly(raw_message) or _told(_object(raw_message, within=_LEVELS_ABOVE))
+        time, shape, is_this_hidden, targets = told
         rows.append((account, conversation, key, position, parent, children, None, raw_message, time, shape))
         messages += 1
-        hidden += is_hidden(message)
+        hidden += is_this_hidden
         slim += shape == _SLIM
-        for pointer in asset_pointers(message):
-            pointers.append(Pointer(key, *pointer))  # noqa: PERF401 - nearly always there are none
+        for target in targets:
+            pointers.append(Pointer(key, *target))  # noqa: PERF401 - nearly always there are none
     counts = _Counts(messages, hidden, is_slim=slim > 0)
     return _incoming(raw, outline, envelope=envelope, rows=rows, pointers=pointers, counts=counts)
 
 
-def _message(raw: bytes) -> dict[str, Any]:
-    """A message, to be asked what the columns need: one of plain words comes without them. Raises _Surprise where it
-    is none, or too deep.
+def _plainly(raw: bytes) -> _Told | None:
+    """What a message of plain words tells, found without making text of them, which would be half of the time. None
+    where it is any other. Raises _Surprise where its metadata are too deep.
     """
     try:
         plain = _plain.decode(raw)
     except msgspec.ValidationError:
-        return _object(raw, within=_LEVELS_ABOVE)
-    parts = plain.content.parts
-    if any(memoryview(part)[0] != _QUOTE for part in parts):
-        return _object(raw, within=_LEVELS_ABOVE)
+        return None
+    for part in plain.content.parts:
+        if memoryview(part)[0] != _QUOTE:
+            return None
     metadata = bytes(plain.metadata)
-    return {
-        "author": {"role": plain.author.role},
-        "content": {"content_type": plain.content.content_type, "parts": []},
-        "weight": plain.weight,
-        "metadata": {} if metadata == b"{}" else _object(metadata, within=_LEVELS_ABOVE + 1),
-        "recipient": plain.recipient,
-        "create_time": plain.create_time,
-    }
+    if metadata != b"{}" and not _TELLING.isdisjoint(_object(metadata, within=_LEVELS_ABOVE + 1)):
+        return None
+    is_weightless = plain.weight == 0
+    return _Told(chatgpt_json.time_us(plain.create_time), _FULL, _IS_HIDDEN[plain.author.role, is_weightless])
+
+
+def _told(message: Mapping[str, Any]) -> _Told:
+    """What any message tells."""
+    return _Told(
+        chatgpt_json.time_us(message.get("create_time")),
+        _FULL if chatgpt_json.shape(message) is Shape.FULL else _SLIM,
+        is_hidden(message),
+        asset_pointers(message),
+    )
 
 
 def _object(raw: bytes, *, within: int) -> dict[str, Any]:
