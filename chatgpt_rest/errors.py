@@ -3,6 +3,7 @@
 
     MirrorError
     ├── BadRequest               the request is malformed, or a field of it is
+    │   └── UnknownModel             … the model: upstream offers none of that name
     ├── Unauthorized             no credential, or one that proves nothing
     ├── NotFound                 what was named does not exist for this account
     │   ├── NotFetched               … in the mirror, but upstream may have it
@@ -62,6 +63,10 @@ class MirrorError(Exception):
 
 class BadRequest(MirrorError):
     code = "bad_request"
+
+
+class UnknownModel(BadRequest):
+    code = "model_not_found"
 
 
 class Unauthorized(MirrorError):

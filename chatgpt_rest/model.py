@@ -130,11 +130,39 @@ class Secret:
 
 
 @dataclass(frozen=True, slots=True)
+class Turn:
+    """One message of a history that a client brings along: who speaks (`system`, `user` or `assistant`), and its words."""
+
+    role: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class SentMessage:
+    """A message that goes upstream before the prompt, in the same request, under an id chosen here."""
+
+    id: str
+    role: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model that upstream offers: `id` is what a request names it by."""
+
+    id: str
+    title: str | None = None
+    max_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Question:
     """One prompt on its way upstream.
 
     `message_id` is the prompt's own id, chosen here. With `conversation_id` None it opens a new conversation.
-    `is_continuation` asks to go on writing the answer `parent_id`, and then `prompt` is empty.
+    `before` are new messages that go with it, oldest first: the first one's parent is `parent_id`, the prompt's is the
+    last one. `is_continuation` asks to go on writing the answer `parent_id`, and then `prompt` is empty.
+    `history` are the words of the branch up to `parent_id`: filled only for an upstream that keeps no conversations.
     """
 
     message_id: str
@@ -143,3 +171,5 @@ class Question:
     parent_id: str | None
     model: str | None
     is_continuation: bool = False
+    before: tuple[SentMessage, ...] = ()
+    history: tuple[Turn, ...] = ()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from chatgpt_rest.errors import UpstreamError
-from chatgpt_rest.model import Conversation, ListPage, Node, ProjectPage, Question, Secret
+from chatgpt_rest.model import Conversation, ListPage, Model, Node, ProjectPage, Question, Secret
 
 LARGEST_PAGE: Final = 100
 """How many conversations upstream lists at once; it refuses to list more."""
@@ -61,6 +61,10 @@ class Answer(Protocol):
         """None until upstream's first event."""
 
     @property
+    def message_id(self) -> str | None:
+        """The message that the text which iterating gave last belongs to; None until then."""
+
+    @property
     def title(self) -> str | None:
         """The title upstream gave a new conversation in mid-stream, where it did."""
 
@@ -87,12 +91,18 @@ class Upstream(Protocol):
     """ChatGPT. Every method but `ask` sends exactly one HTTP request; `ask` sends exactly one as its context is
     entered.
 
+    `keeps_conversations` is false for one that only answers (an OpenAI API): what is asked there lives in the mirror alone,
+    each question brings its history along, answers may be written side by side, and nothing but `ask` and `models` is
+    ever called.
+
     All raise UpstreamError, and BudgetSpent where the caller's gate refuses. Ids are checked against a strict pattern
     before any use (BadRequest): one that is pasted into a path could turn "delete this" into "delete all".
 
     The plain list holds neither archived conversations nor those in projects. Not every server lists these: one that
     does not answers UpstreamNotFound, UpstreamRejected, or UpstreamBroken with the code `upstream_unknown_path`.
     """
+
+    keeps_conversations: bool
 
     async def list_page(self, caller: Caller, *, offset: int, limit: int, is_archived: bool = False) -> ListPage: ...
 
@@ -113,5 +123,8 @@ class Upstream(Protocol):
     async def delete(self, caller: Caller, conversation_id: str) -> None: ...
 
     async def delete_all(self, caller: Caller) -> None: ...
+
+    async def models(self, caller: Caller) -> tuple[Model, ...]:
+        """The models that this account may ask, in upstream's order."""
 
     async def aclose(self) -> None: ...
