@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Run every benchmark and print a table: `python -m bench`, or `python -m bench importing 2000`, which only imports so
-many MB. Figures of reading are CPU time of the server's process and ratios to a limit that ran in turn with it: on a
+many MB, or `python -m bench streaming`, which only streams answers. Figures of reading are CPU time of the server's process and ratios to a limit that ran in turn with it: on a
 noisy machine wall-clock rates scatter by a factor of two, these do not.
 """
 
@@ -20,7 +20,7 @@ import aiohttp
 from rich.console import Console
 from rich.table import Table
 
-from bench import importing, syncing
+from bench import importing, streaming, syncing
 from bench.load import send
 from bench.processes import LOADING, cpu_seconds, serving, serving_bare
 from chatgpt_rest.upstream.simulated import SimulatedChatGPT
@@ -45,16 +45,20 @@ def main(only: str | None = None, size_mb: str = "2000") -> None:
     """Measure and report."""
     console = Console(width=110)
     with tempfile.TemporaryDirectory() as folder:
-        archives = Table(f"import of {int(size_mb):,} MB", "figure", "beside", "ratio")
-        with console.status("") as status:
-            rows = importing.measure(
-                Path(folder), lambda what: status.update(f"measuring: {what}"), size_bytes=int(size_mb) * 1_000_000
-            )
-            for row in asyncio.run(rows):
-                archives.add_row(*row)
-        console.print(archives)
-        console.print("MB of JSON, unpacked; both processes on all cores, one after the other with SQLite alone.")
+        if only != "streaming":
+            _report_importing(Path(folder), console, size_bytes=int(size_mb) * 1_000_000)
         if only == "importing":
+            return
+        streams = Table("streamed answers", "figure", "beside", "ratio (min…max)")
+        with console.status("") as status:
+            streaming_rows = streaming.measure(
+                Path(folder) / "streaming", lambda what: status.update(f"measuring: {what}")
+            )
+            for row in asyncio.run(streaming_rows):
+                streams.add_row(*row)
+        console.print(streams)
+        console.print("CPU time of the server's process an answer of 11 MB; upstream and client on the other cores.")
+        if only == "streaming":
             return
         reading = Table("reading from the mirror", "bytes", "bare aiohttp µs", "this server µs", "ratio (min…max)")
         for row in asyncio.run(_reading(Path(folder), console)):
@@ -71,6 +75,16 @@ def main(only: str | None = None, size_mb: str = "2000") -> None:
     console.print(starting)
     console.print(first_sync)
     console.print("One connection upstream, one request at a time; the reader reads one thing after another.")
+
+
+def _report_importing(folder: Path, console: Console, *, size_bytes: int) -> None:
+    archives = Table(f"import of {size_bytes / 1e6:,.0f} MB", "figure", "beside", "ratio")
+    with console.status("") as status:
+        rows = importing.measure(folder, lambda what: status.update(f"measuring: {what}"), size_bytes=size_bytes)
+        for row in asyncio.run(rows):
+            archives.add_row(*row)
+    console.print(archives)
+    console.print("MB of JSON, unpacked; both processes on all cores, one after the other with SQLite alone.")
 
 
 async def _reading(folder: Path, console: Console) -> list[tuple[str, ...]]:

@@ -56,10 +56,32 @@ def serving_upstream() -> Iterator[str]:
         yield f"http://127.0.0.1:{port}/backend-api/"
 
 
+@contextmanager
+def serving_sender() -> Iterator[str]:
+    """The prepared answers of `bench.sender`, by the address of their ChatGPT."""
+    port = _free_port()
+    with _process(["-m", "bench.sender", str(port)], {}, port=port, cores=LOADING):
+        yield f"http://127.0.0.1:{port}/backend-api/"
+
+
+@contextmanager
+def serving_pass_through(base_url: str) -> Iterator[tuple[int, int]]:
+    """A server that passes the answers of `base_url` on as they are, by port and pid."""
+    port = _free_port()
+    with _process(["-m", "bench.pass_through", base_url, str(port)], {}, port=port) as pid:
+        yield port, pid
+
+
 def cpu_seconds(pid: int) -> float:
     """What a process has used so far."""
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / _TICKS
+
+
+def memory_bytes(pid: int) -> int:
+    """The memory that a process has now."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+    return int(status.partition("VmRSS:")[2].split()[0]) * 1024
 
 
 def peak_memory_bytes(pid: int) -> int:

@@ -11,6 +11,7 @@ import random
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from typing import Final
 
 from aiohttp import web
@@ -20,17 +21,22 @@ from chatgpt_rest.archive.jobs import Jobs
 from chatgpt_rest.archive.spool import make_work_folder
 from chatgpt_rest.ask import Asking
 from chatgpt_rest.auth import Auth, read_digest_key
+from chatgpt_rest.budget import NO_LIMIT
 from chatgpt_rest.clock import DAY, Clock
 from chatgpt_rest.config import Config
+from chatgpt_rest.configured import ConfiguredSecret
 from chatgpt_rest.context import (
     ALLOWED_HOSTS,
     ASKING,
     AUTH,
+    CLOCK,
     CONFIG,
     EDITS,
     FETCHES,
+    HISTORIES,
     JOBS,
     MIRROR_OF_ALL,
+    MODELS,
     ROUTES,
     SYNC,
     Route,
@@ -39,16 +45,20 @@ from chatgpt_rest.control import control_over, serve_control
 from chatgpt_rest.edits import Edits
 from chatgpt_rest.errors import MirrorError
 from chatgpt_rest.fetch import Fetches
+from chatgpt_rest.histories import Histories
 from chatgpt_rest.listener import listening
 from chatgpt_rest.middleware import auth_middleware, budget_middleware, errors_middleware
 from chatgpt_rest.mirror import Mirror, open_mirror
+from chatgpt_rest.models import ModelLists
 from chatgpt_rest.notify import Notifier
 from chatgpt_rest.sync import Sync
 from chatgpt_rest.upstream.limits import LONGEST_ATTEMPT_SECONDS
+from chatgpt_rest.upstream.openai_api import OpenAIUpstream
 from chatgpt_rest.upstream.protocol import Upstream
 from chatgpt_rest.upstream.revchatgpt import RevChatGPT
 
 _AGAIN_AFTER_SECONDS: Final = 60.0
+_RESTS_TIMES: Final = 4
 _PURGES_AFTER_SECONDS: Final = 3600.0
 _PURGES_EVERY_SECONDS: Final = 86_400.0  # each may write the whole file anew
 
@@ -60,9 +70,12 @@ def build_app(
     *,
     mirror: Mirror,
     auth: Auth,
+    clock: Clock,
     fetches: Fetches,
     sync: Sync,
     asking: Asking,
+    histories: Histories,
+    models: ModelLists,
     edits: Edits,
     jobs: Jobs,
 ) -> web.Application:
@@ -75,9 +88,12 @@ def build_app(
     app[ALLOWED_HOSTS] = config.allowed_hosts
     app[MIRROR_OF_ALL] = mirror
     app[AUTH] = auth
+    app[CLOCK] = clock
     app[FETCHES] = fetches
     app[SYNC] = sync
     app[ASKING] = asking
+    app[HISTORIES] = histories
+    app[MODELS] = models
     app[EDITS] = edits
     app[JOBS] = jobs
     routes: dict[object, Route] = {route.handler: route for route in API}
@@ -103,18 +119,14 @@ async def running(config: Config, *, clock: Clock, upstream: Upstream | None = N
             open_mirror(
                 config.mirror.path,
                 clock=clock,
-                requests_per_hour=config.rate_limit.requests_per_hour,
+                requests_per_hour=config.rate_limit.requests_per_hour or NO_LIMIT,
                 checks_per_hour=config.auth.checks_per_hour,
                 longest_attempt_seconds=LONGEST_ATTEMPT_SECONDS,
                 cache_bytes=config.mirror.cache_bytes,
             )
         )
         if upstream is None:
-            upstream = RevChatGPT(
-                base_url=config.upstream.base_url,
-                model=config.upstream.model,
-                answer_timeout_seconds=config.upstream.answer_timeout_seconds,
-            )
+            upstream = build_upstream(config, clock)
             stack.push_async_callback(upstream.aclose)
         auth = await build_auth(config, mirror, upstream, clock)
         stack.push_async_callback(auth.aclose)
@@ -126,16 +138,18 @@ async def running(config: Config, *, clock: Clock, upstream: Upstream | None = N
             clock,
             fetches=fetches,
             tokens=auth,
-            config=config.sync,
+            config=replace(config.sync, enabled=config.sync.enabled and upstream.keeps_conversations),
             jitter=random.SystemRandom().random,
         )
         stack.push_async_callback(sync.aclose)
         edits = Edits(upstream, clock)
+        models = ModelLists(fetches, mirror.requests, clock, default_model=config.upstream.model)
         asking = Asking(
             upstream,
             mirror.requests,
             default_model=config.upstream.model,
             fetch=fetches.fetch,
+            check_model=models.check,
             push_title=edits.push_title,
             sleep=asyncio.sleep,
         )
@@ -147,12 +161,23 @@ async def running(config: Config, *, clock: Clock, upstream: Upstream | None = N
             config,
             mirror=mirror,
             auth=auth,
+            clock=clock,
             fetches=fetches,
             sync=sync,
             asking=asking,
+            histories=Histories(keeps_conversations=upstream.keeps_conversations),
+            models=models,
             edits=edits,
             jobs=jobs,
         )
+
+
+def build_upstream(config: Config, clock: Clock) -> Upstream:
+    """The upstream that is configured. Nothing is contacted yet."""
+    told = config.upstream
+    if told.kind == "openai":
+        return OpenAIUpstream(base_url=told.base_url, clock=clock, answer_timeout_seconds=told.answer_timeout_seconds)
+    return RevChatGPT(base_url=told.base_url, model=told.model, answer_timeout_seconds=told.answer_timeout_seconds)
 
 
 async def build_auth(config: Config, mirror: Mirror, upstream: Upstream, clock: Clock) -> Auth:
@@ -166,8 +191,8 @@ async def build_auth(config: Config, mirror: Mirror, upstream: Upstream, clock: 
         clock,
         digest_key=read_digest_key(key_file),
         accepts_access_tokens=config.accepts_access_tokens,
-        configured=config.access_token,
-        configured_file=config.access_token_file,
+        configured=ConfiguredSecret(config.access_token, config.access_token_file),
+        api_key=None if config.upstream.keeps_conversations else ConfiguredSecret(config.api_key, config.api_key_file),
     )
 
 
@@ -183,7 +208,7 @@ async def serve(config: Config, *, clock: Clock, on_ready: Callable[[str], Await
         app = await stack.enter_async_context(running(config, clock=clock))
         await stack.enter_async_context(serve_control(control_over(app, clock), config.control_socket))
         listener = await stack.enter_async_context(listening(app, config.server))
-        work = (notifier.watchdog(), _go_upstream(config, app), _purge(config, app, clock))
+        work = (notifier.watchdog(), _go_upstream(config, app), _keep_histories(app), _purge(config, app, clock))
         await stack.enter_async_context(_background(*work))
         log.info("listening address=%s mirror=%s", listener.address, config.mirror.path)
         notifier.ready(f"listening on {listener.address}")
@@ -214,6 +239,20 @@ async def _go_upstream(config: Config, app: web.Application) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_AGAIN_AFTER_SECONDS):
                 await arrivals.wait()
+
+
+async def _keep_histories(app: web.Application) -> None:
+    """Go on with the index of histories until it knows every conversation, resting several times as long as each step
+    of that takes.
+    """
+    loop = asyncio.get_running_loop()
+    while True:
+        began, hashed = loop.time(), 0
+        try:
+            hashed = await app[HISTORIES].keep_up(app[MIRROR_OF_ALL])
+        except Exception:  # as above
+            log.exception("the index of histories could not go on")
+        await asyncio.sleep(_RESTS_TIMES * (loop.time() - began) if hashed else _AGAIN_AFTER_SECONDS)
 
 
 async def _purge(config: Config, app: web.Application, clock: Clock) -> None:

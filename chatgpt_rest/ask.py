@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""One ask as a task of its own: written down before it leaves, written on as it comes, awaited by any number of
+"""One ask as a task of its own: written down before it leaves, written on as it comes, watched by any number of
 readers.
 
 A client that hangs up changes nothing. A prompt is sent at most once: where the line broke so that nobody can tell
@@ -13,43 +13,29 @@ import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
+from textwrap import shorten
 from typing import Any, Final, TypeVar
 from uuid import uuid4
 
-from chatgpt_rest import branches, chatgpt_json
-from chatgpt_rest.clock import SECOND
-from chatgpt_rest.errors import (
-    AnswerIncomplete,
-    AskUncertain,
-    BadRequest,
-    BudgetSpent,
-    Conflict,
-    MirrorError,
-    NotFound,
-    StorageFailed,
-    Unavailable,
-    UpstreamBroken,
-    UpstreamBusy,
-    UpstreamError,
-    UpstreamSlow,
-)
-from chatgpt_rest.mirror import AccountMirror, AskRecord, AskState, RequestLog, Standing
-from chatgpt_rest.model import Completeness, Conversation, Node, Question
-from chatgpt_rest.transcript import Transcript
-from chatgpt_rest.upstream.protocol import Answer, Caller, FindCaller, Upstream
+from chatgpt_rest.clock import MINUTE, SECOND
+from chatgpt_rest.errors import BudgetSpent, Conflict, StorageFailed
+from chatgpt_rest.exchange import Exchange, Sleep, answer_of
+from chatgpt_rest.live import LiveAsk, shutting_down
+from chatgpt_rest.mirror import AccountMirror, AskState, RequestLog
+from chatgpt_rest.model import Question, SentMessage, Turn
+from chatgpt_rest.parents import find_local_parent, find_parent
+from chatgpt_rest.turns import path_turns
+from chatgpt_rest.upstream.protocol import Caller, FindCaller, Upstream
 
-CONTINUATIONS: Final = 8
-"""How often one answer is continued: a model that never ends would else spend the whole budget on one question."""
-
-_GROWS_EVERY_SECONDS: Final = 1.0
+_LONGEST_TITLE: Final = 60  # characters
 _WRITES_AGAIN_SECONDS: Final = 2.0
-_BUSY_PAUSES_SECONDS: Final = (1.0, 2.0, 4.0, 8.0)  # "Only one message at a time": the person's own browser is asking
+_REPEATED_WITHIN: Final = 15 * MINUTE  # clients give an answer up after ten, wait a little and send it again
 
 Fetch = Callable[[AccountMirror, str, FindCaller], Awaitable[None]]
+CheckModel = Callable[[AccountMirror, str, FindCaller], Awaitable[None]]
 PushTitle = Callable[[AccountMirror, Caller, str, str], Coroutine[Any, Any, bool]]
-Sleep = Callable[[float], Awaitable[None]]
 
 _T = TypeVar("_T")
 
@@ -59,7 +45,8 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AskRequest:
     """What a client asks. With no `conversation_id` it opens a conversation; with no `parent_id` it goes on from the
-    end of the current branch.
+    end of the current branch. `before` are messages that go with the prompt, oldest first: a history that nobody here
+    knows.
     """
 
     prompt: str
@@ -68,14 +55,22 @@ class AskRequest:
     title: str | None = None
     model: str | None = None
     autocontinue: bool = False
+    before: tuple[Turn, ...] = field(default=(), repr=False)  # out of the digest of requests that have none
+    identity: bytes | None = field(default=None, repr=False)
+    """The digest, where what a client sent is worked out anew each time, and may then be something else."""
 
     def digest(self) -> bytes:
         """Equal for equal requests: tells a retry from another request under the same key."""
-        return sha256(repr(self).encode("utf-8", "surrogatepass")).digest()
+        if self.identity is not None:
+            return self.identity
+        told = repr(self) + (repr(self.before) if self.before else "")
+        return sha256(told.encode("utf-8", "surrogatepass")).digest()
 
 
 class Asking:
-    """Asks upstream on behalf of accounts: any number of accounts at once, one ask at a time for each."""
+    """Asks upstream on behalf of accounts: any number of them at once, and one ask at a time for each where upstream
+    keeps their conversations, since it writes one answer at a time then.
+    """
 
     def __init__(
         self,
@@ -84,6 +79,7 @@ class Asking:
         *,
         default_model: str,
         fetch: Fetch,
+        check_model: CheckModel,
         push_title: PushTitle,
         sleep: Sleep,
     ) -> None:
@@ -91,6 +87,7 @@ class Asking:
         self._default_model = default_model
         self._requests = requests
         self._fetch = fetch
+        self._check_model = check_model
         self._push_title = push_title
         self._sleep = sleep
         self._turns: dict[str, asyncio.Lock] = {}
@@ -98,7 +95,8 @@ class Asking:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._settled: set[asyncio.Task[Any]] = set()
         self._chores: set[asyncio.Task[Any]] = set()  # what is left to do for answers that were given
-        self._by_key: dict[tuple[str, bytes], tuple[bytes, asyncio.Task[dict[str, Any]]]] = {}
+        self._live: dict[str, list[LiveAsk]] = {}  # by account, the oldest first
+        self._by_key: dict[tuple[str, bytes], LiveAsk] = {}
         self._unwritten: set[tuple[str, bytes]] = set()
         self._is_closing = False
 
@@ -111,23 +109,52 @@ class Asking:
         Raises UpstreamError and BudgetSpent where the prompt was not taken (nothing of it is kept), AnswerIncomplete
         where the answer broke off (what came is kept), AskUncertain where nobody can tell.
         """
+        return await self.start(mirror, request, find_caller, idempotency_key=idempotency_key).result()
+
+    def start(
+        self,
+        mirror: AccountMirror,
+        request: AskRequest,
+        find_caller: FindCaller,
+        *,
+        idempotency_key: str | None = None,
+        is_repetition: bool = False,
+    ) -> LiveAsk:
+        """The same for one who watches the answer grow. What `ask` raises, its result raises; Conflict and Unavailable
+        also come from here.
+
+        `is_repetition`: a client sends it again and has no key for it. The newest ask of the last quarter of an hour
+        with the same digest is the one that is meant; refused ones, which nobody was asked, apart.
+        """
         if self._is_closing:
-            raise _shutting_down()
+            raise shutting_down()
         key = None if idempotency_key is None else sha256(idempotency_key.encode()).digest()
         under_way = None if key is None else self._by_key.get((mirror.account, key))
         if under_way is not None:
-            digest, task = under_way
-            _check_same(digest, request)
-        else:
-            task = _start(self._answer(mirror, request, find_caller, key), among=self._tasks)
-            if key is not None:
-                self._remember(task, mirror.account, key, request.digest())
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            if task.cancelled():  # and not the one who waits for it: it never had its turn
-                raise _shutting_down() from None
-            raise
+            _check_same(under_way.request_digest, request)
+            return under_way
+        if is_repetition and (repeated := self._repeated(mirror.account, request.digest())) is not None:
+            return repeated
+        live = LiveAsk(conversation_id=request.conversation_id, request_digest=request.digest())
+        self._keep(live, mirror.account, key)
+        answering = self._answer(mirror, request, find_caller, key, live, is_repetition=is_repetition)
+        live.follow(_start(answering, among=self._tasks))
+        return live
+
+    def under_way(self, account: str, conversation_id: str) -> LiveAsk | None:
+        """The ask whose answer is being written in this conversation, whoever asked; of several the first."""
+        return next((live for live in self._live.get(account, ()) if conversation_id in live.names), None)
+
+    async def settled(self, account: str) -> None:
+        """Wait until what this account has asked so far has ended, and is in the mirror. The next ask would wait its
+        turn as long anyway; where it need not, nor does this.
+        """
+        if self._upstream.keeps_conversations:
+            for live in tuple(self._live.get(account, ())):
+                await live.ended()
+
+    def _repeated(self, account: str, digest: bytes) -> LiveAsk | None:
+        return next((live for live in reversed(self._live.get(account, [])) if live.request_digest == digest), None)
 
     async def drain(self, seconds: float) -> None:
         """Let the asks under way finish, for so long; then break them off, with what has come written down."""
@@ -139,9 +166,19 @@ class Asking:
             task.cancel()
         await asyncio.gather(*self._tasks, *self._chores, return_exceptions=True)
 
-    def _remember(self, task: asyncio.Task[dict[str, Any]], account: str, key: bytes, digest: bytes) -> None:
-        self._by_key[account, key] = (digest, task)
-        task.add_done_callback(lambda _: self._forget_key(account, key))
+    def _keep(self, live: LiveAsk, account: str, key: bytes | None) -> None:
+        self._live.setdefault(account, []).append(live)
+        if key is not None:
+            self._by_key[account, key] = live
+        live.on_end(lambda: self._let_go(live, account, key))
+
+    def _let_go(self, live: LiveAsk, account: str, key: bytes | None) -> None:
+        mine = self._live[account]
+        mine.remove(live)
+        if not mine:
+            del self._live[account]
+        if key is not None:
+            self._forget_key(account, key)
 
     def _forget_key(self, account: str, key: bytes) -> None:
         if (account, key) not in self._unwritten:
@@ -150,53 +187,108 @@ class Asking:
     # ------------------------------------------------------------------------------------------------ the task
 
     async def _answer(
-        self, mirror: AccountMirror, request: AskRequest, find_caller: FindCaller, key: bytes | None
+        self,
+        mirror: AccountMirror,
+        request: AskRequest,
+        find_caller: FindCaller,
+        key: bytes | None,
+        live: LiveAsk,
+        *,
+        is_repetition: bool,
     ) -> dict[str, Any]:
         earlier = None if key is None else await mirror.asks.find(key)
+        if is_repetition:
+            earlier = await mirror.asks.find_repeated(request.digest(), within=_REPEATED_WITHIN)
         if earlier is not None:
             _check_same(earlier.request_digest, request)
-            return await _answered(mirror, earlier)
-        async with self._turn(mirror.account):
-            model = request.model or self._default_model
-            await self._requests.check_model(mirror.account, model)
-            caller = await find_caller()
-            parent_id = await self._parent(mirror, request, find_caller)
-            question = Question(
-                message_id=str(uuid4()),
-                prompt=request.prompt,
-                conversation_id=request.conversation_id,
-                parent_id=parent_id,
-                model=model,
-            )
-            ask_id = uuid4().hex
-            await mirror.asks.begin(
-                ask_id,
-                question,
-                draft_id=str(uuid4()),
-                title=request.title,
-                idempotency_digest=key,
-                request_digest=request.digest(),
-            )
-            transcript = await self._send(mirror, caller, ask_id, question, autocontinue=request.autocontinue)
-            try:
-                record = await self._end(mirror, ask_id, AskState.ANSWERED, transcript)
-            except StorageFailed as error:
-                # It was paid for: who asked gets it at once, and the mirror as soon as it takes it.
-                log.warning("an answer could not be written yet account=%s reason=%s", mirror.account, error.text)
-                self._write_later(mirror, ask_id, transcript, key)
-                return transcript.answer()
-            except Exception:
-                log.exception("an answer could not be written account=%s", mirror.account)
-                await self._close(mirror, ask_id, AskState.INCOMPLETE, transcript)
-                return transcript.answer()
-            if request.title is not None and not self._is_closing:  # the mirror keeps it for the next process
-                await self._push(self._push_title(mirror, caller, record.conversation, request.title))
-        return await _answered(mirror, record)
+            message = await answer_of(mirror, earlier)
+        else:
+            async with self._turn(mirror.account, request.conversation_id):
+                message = await self._asked(mirror, request, find_caller, key, live)
+        live.settle(message)
+        return message
+
+    async def _asked(
+        self,
+        mirror: AccountMirror,
+        request: AskRequest,
+        find_caller: FindCaller,
+        key: bytes | None,
+        live: LiveAsk,
+    ) -> dict[str, Any]:
+        """The answer of an ask whose turn it is: written down, sent, and written down again."""
+        model = request.model or self._default_model
+        await self._requests.check_model(mirror.account, model)
+        caller = await find_caller()
+        if request.model is not None:
+            await self._check_model(mirror, model, find_caller)
+        draft_id = str(uuid4())
+        question = await self._question(mirror, request, find_caller, model=model, draft_id=draft_id)
+        live.names.add(question.conversation_id or draft_id)
+        ask_id = uuid4().hex
+        await mirror.asks.begin(
+            ask_id,
+            question,
+            draft_id=draft_id,
+            title=request.title if self._upstream.keeps_conversations else _title(request),
+            idempotency_digest=key,
+            request_digest=live.request_digest,
+        )
+        exchange = Exchange(
+            self._upstream, mirror, caller, ask_id=ask_id, question=question, live=live, sleep=self._sleep
+        )
+        await exchange.run(autocontinue=request.autocontinue)
+        self._settle()
+        try:
+            record = await exchange.end(AskState.ANSWERED)
+        except StorageFailed as error:
+            # It was paid for: who asked gets it at once, and the mirror as soon as it takes it.
+            log.warning("an answer could not be written yet account=%s reason=%s", mirror.account, error.text)
+            self._write_later(mirror.account, exchange, key)
+            return exchange.transcript.answer()
+        except Exception:
+            log.exception("an answer could not be written account=%s", mirror.account)
+            await exchange.close(AskState.INCOMPLETE)
+            return exchange.transcript.answer()
+        is_pushed = request.title is not None and self._upstream.keeps_conversations
+        if is_pushed and not self._is_closing:  # the mirror keeps it for the next process
+            await self._push(self._push_title(mirror, caller, record.conversation, request.title or ""))
+        return await answer_of(mirror, record)
+
+    async def _question(
+        self, mirror: AccountMirror, request: AskRequest, find_caller: FindCaller, *, model: str, draft_id: str
+    ) -> Question:
+        conversation_id, parent_id = request.conversation_id, None
+        history: tuple[Turn, ...] = ()
+        if self._upstream.keeps_conversations:
+            if conversation_id is not None:
+                parent_id = await find_parent(
+                    mirror,
+                    conversation_id,
+                    request.parent_id,
+                    fetch=lambda wanted: self._fetch(mirror, wanted, find_caller),
+                )
+        elif conversation_id is None:
+            conversation_id = draft_id  # upstream will never give it another name
+        else:
+            parent_id = await find_local_parent(mirror, conversation_id, request.parent_id)
+            tree = await mirror.conversations.get(conversation_id)
+            history = tuple(turn for turn, _ in path_turns(tree, parent_id)) if parent_id is not None else ()
+        return Question(
+            message_id=str(uuid4()),
+            prompt=request.prompt,
+            conversation_id=conversation_id,
+            parent_id=parent_id,
+            model=model,
+            before=tuple(SentMessage(str(uuid4()), turn.role, turn.text) for turn in request.before),
+            history=history,
+        )
 
     @asynccontextmanager
-    async def _turn(self, account: str) -> AsyncIterator[None]:
-        """Wait until no other ask of this account is under way. Raises BudgetSpent, at once, where those who wait
-        already will spend all that is left.
+    async def _turn(self, account: str, conversation_id: str | None) -> AsyncIterator[None]:
+        """Wait until no other ask is under way that this one must not run beside: of the account, or in this very
+        conversation where upstream keeps none. Raises BudgetSpent, at once, where those who wait already will spend
+        all that is left.
         """
         budget = await self._requests.budget(account)
         if budget.remaining == 0:
@@ -204,7 +296,8 @@ class Asking:
         if self._waiting[account] >= budget.remaining:
             first_back = budget.held_until[0] if budget.held_until else budget.now
             raise BudgetSpent(retry_after_seconds=(first_back - budget.now) / SECOND)
-        lock = self._turns.setdefault(account, asyncio.Lock())
+        beside = account if self._upstream.keeps_conversations else f"{account}/{conversation_id or uuid4()}"
+        lock = self._turns.setdefault(beside, asyncio.Lock())
         self._waiting[account] += 1
         try:
             await lock.acquire()
@@ -224,91 +317,6 @@ class Asking:
         if not push.cancelled() and (error := push.exception()) is not None:
             log.error("a title could not be pushed", exc_info=error)
 
-    def _write_later(self, mirror: AccountMirror, ask_id: str, transcript: Transcript, key: bytes | None) -> None:
-        """Try to write an answer down until it works. Its key goes on answering from memory until then."""
-        if key is not None:
-            self._unwritten.add((mirror.account, key))
-        _start(self._keep_writing(mirror, ask_id, transcript, key), among=self._chores)
-
-    async def _keep_writing(
-        self, mirror: AccountMirror, ask_id: str, transcript: Transcript, key: bytes | None
-    ) -> None:
-        while True:
-            await self._sleep(_WRITES_AGAIN_SECONDS)
-            with suppress(StorageFailed):
-                await self._end(mirror, ask_id, AskState.ANSWERED, transcript)
-                break
-        log.info("an answer is written after all account=%s", mirror.account)
-        if key is not None:
-            self._unwritten.discard((mirror.account, key))
-            self._by_key.pop((mirror.account, key), None)
-
-    async def _parent(self, mirror: AccountMirror, request: AskRequest, find_caller: FindCaller) -> str | None:
-        """The message to go on from: one that upstream is known to have. Fetches the conversation where that is
-        open.
-        """
-        if request.conversation_id is None:
-            return None
-        standing = await mirror.conversations.standing(request.conversation_id)
-        if standing is Standing.DELETED:
-            raise NotFound("conversation")
-        if standing is Standing.LOCAL:
-            raise Conflict(
-                "it is not known whether this conversation ever reached ChatGPT; ask in a new one",
-                code="conversation_uncertain",
-            )
-        if standing is Standing.LISTED and request.parent_id is not None:
-            return request.parent_id  # whether it exists, upstream will say: one request instead of two
-        if standing is not Standing.HERE:
-            await self._fetch(mirror, request.conversation_id, find_caller)
-        tree = await mirror.conversations.get(request.conversation_id)
-        parent = _confirmed_parent(tree, request.parent_id, at_least=Completeness.COMPLETE)
-        if parent is None and standing is Standing.HERE:  # upstream may have more than is here
-            await self._fetch(mirror, request.conversation_id, find_caller)
-            tree = await mirror.conversations.get(request.conversation_id)
-        if parent is None:
-            parent = _confirmed_parent(tree, request.parent_id, at_least=Completeness.PARTIAL)
-        if parent is None and request.parent_id is not None:
-            raise BadRequest("parent_id names no message of this conversation")
-        return parent or _newest_confirmed(tree)
-
-    async def _send(
-        self, mirror: AccountMirror, caller: Caller, ask_id: str, question: Question, *, autocontinue: bool
-    ) -> Transcript:
-        """Ask, and continue where that is wished. What comes back is whole; how anything else ended is written down."""
-        transcript = Transcript()
-        try:
-            await self._leg(mirror, caller, ask_id, question, transcript)
-            for _ in range(CONTINUATIONS if autocontinue else 0):
-                if transcript.finish != "max_tokens":
-                    break
-                if not await self._continue(mirror, caller, ask_id, question, transcript):
-                    break
-            if transcript.is_complete:
-                self._settle()
-                return transcript
-        except asyncio.CancelledError as error:
-            # Only `drain` cancels this task. It ends here, and who waits for it learns how.
-            state = AskState.INCOMPLETE if transcript.nodes else AskState.UNCERTAIN
-            record = await asyncio.shield(self._close(mirror, ask_id, state, transcript))
-            raise (_incomplete if transcript.nodes else _uncertain)(record, None) from error
-        except (MirrorError, TimeoutError) as error:
-            state = _how_it_failed(error, transcript)
-            record = await self._close(mirror, ask_id, state, transcript)
-            log.info("an ask failed account=%s state=%s reason=%s", mirror.account, state.value, error)
-            if state is AskState.INCOMPLETE:
-                raise _incomplete(record, error) from error
-            if state is AskState.UNCERTAIN:
-                raise _uncertain(record, error) from error
-            raise
-        except Exception:
-            # A fault of ours, and the error middleware's to tell. But the ask has an end all the same.
-            state = AskState.INCOMPLETE if transcript.nodes else AskState.UNCERTAIN
-            await self._close(mirror, ask_id, state, transcript)
-            raise
-        record = await self._close(mirror, ask_id, AskState.INCOMPLETE, transcript)
-        raise _incomplete(record, None)
-
     def _settle(self) -> None:
         """The answer is whole: from here on nobody breaks this task off."""
         task = asyncio.current_task()
@@ -316,88 +324,22 @@ class Asking:
             self._settled.add(task)
             task.add_done_callback(self._settled.discard)
 
-    async def _leg(
-        self, mirror: AccountMirror, caller: Caller, ask_id: str, question: Question, transcript: Transcript
-    ) -> None:
-        """One request upstream and its stream. "Only one message at a time" is tried again: nothing was asked then."""
-        for pause in (*_BUSY_PAUSES_SECONDS, None):
-            try:
-                async with self._upstream.ask(caller, question) as answer:
-                    await self._watch(mirror, ask_id, answer, transcript)
-            except UpstreamBusy:
-                if pause is None or transcript.has_grown:
-                    raise
-                await self._sleep(pause)
-            else:
-                return
+    def _write_later(self, account: str, exchange: Exchange, key: bytes | None) -> None:
+        """Try to write an answer down until it works. Its key goes on answering from memory until then."""
+        if key is not None:
+            self._unwritten.add((account, key))
+        _start(self._keep_writing(account, exchange, key), among=self._chores)
 
-    async def _continue(
-        self, mirror: AccountMirror, caller: Caller, ask_id: str, question: Question, transcript: Transcript
-    ) -> bool:
-        """Ask upstream to go on writing. False where it will not: the answer so far was paid for, and stands."""
-        continuation = Question(
-            message_id=str(uuid4()),
-            prompt="",
-            conversation_id=transcript.conversation_id,
-            parent_id=transcript.nodes[-1].id,
-            model=question.model,
-            is_continuation=True,
-        )
-        transcript.begin_continuation()
-        try:
-            await self._leg(mirror, caller, ask_id, continuation, transcript)
-        except (UpstreamError, BudgetSpent) as error:
-            if transcript.has_grown:
-                raise
-            log.info("an answer stays cut account=%s reason=%s", mirror.account, error.code)
-            transcript.end_continuation()
-            return False
-        return True
-
-    async def _watch(self, mirror: AccountMirror, ask_id: str, answer: Answer, transcript: Transcript) -> None:
-        """Follow a stream to its end, and write what has come into the mirror once a second, events or none."""
-        has_begun = asyncio.Event()
-        scribe = asyncio.create_task(self._write_on(mirror, ask_id, answer, transcript, has_begun))
-        try:
-            async for _ in answer:
-                has_begun.set()
-        finally:
-            scribe.cancel()
-            await asyncio.wait((scribe,))
-            transcript.take(answer)
-        if not scribe.cancelled() and (error := scribe.exception()) is not None:
-            log.error("an answer could not be written as it came account=%s", mirror.account, exc_info=error)
-
-    async def _write_on(
-        self, mirror: AccountMirror, ask_id: str, answer: Answer, transcript: Transcript, has_begun: asyncio.Event
-    ) -> None:
-        await has_begun.wait()
-        written: tuple[Node, ...] = ()
+    async def _keep_writing(self, account: str, exchange: Exchange, key: bytes | None) -> None:
         while True:
-            transcript.take(answer)
-            if answer.conversation_id is not None and transcript.nodes != written:
-                # A full disk must not cost an answer that upstream goes on writing; its end is written once more.
-                with suppress(StorageFailed):
-                    await mirror.asks.grow(
-                        ask_id, transcript.nodes, conversation_id=answer.conversation_id, title=answer.title
-                    )
-                    written = transcript.nodes
-            await asyncio.sleep(_GROWS_EVERY_SECONDS)
-
-    async def _end(self, mirror: AccountMirror, ask_id: str, state: AskState, transcript: Transcript) -> AskRecord:
-        return await mirror.asks.end(
-            ask_id, state, transcript.nodes, conversation_id=transcript.conversation_id, title=transcript.title
-        )
-
-    async def _close(self, mirror: AccountMirror, ask_id: str, state: AskState, transcript: Transcript) -> AskRecord:
-        """End an ask that did not succeed: without its last words, where these are what cannot be written."""
-        try:
-            return await self._end(mirror, ask_id, state, transcript)
-        except StorageFailed:
-            raise  # nothing can be written now, and the next start closes what is open
-        except Exception:
-            log.exception("the last words of an ask could not be written account=%s", mirror.account)
-            return await self._end(mirror, ask_id, state, Transcript())
+            await self._sleep(_WRITES_AGAIN_SECONDS)
+            with suppress(StorageFailed):
+                await exchange.end(AskState.ANSWERED)
+                break
+        log.info("an answer is written after all account=%s", account)
+        if key is not None:
+            self._unwritten.discard((account, key))
+            self._by_key.pop((account, key), None)
 
 
 def _start(work: Coroutine[Any, Any, _T], *, among: set[asyncio.Task[Any]]) -> asyncio.Task[_T]:
@@ -408,60 +350,10 @@ def _start(work: Coroutine[Any, Any, _T], *, among: set[asyncio.Task[Any]]) -> a
     return task
 
 
-def _confirmed_parent(tree: Conversation, parent_id: str | None, *, at_least: Completeness) -> str | None:
-    """The parent to ask with, None where the mirror cannot vouch for it."""
-    end = parent_id if parent_id is not None else branches.leaf(tree)
-    node = None if end is None else tree.nodes.get(end)
-    return end if node is not None and node.completeness >= at_least else None
-
-
-def _newest_confirmed(tree: Conversation) -> str:
-    """The end of the current branch without the prompts that never reached upstream."""
-    for node in reversed(branches.branch(tree.nodes, branches.leaf(tree))):
-        if node.completeness is not Completeness.UNCONFIRMED:
-            return node.id
-    raise Conflict("this conversation has no message to go on from; ask in a new one", code="conversation_empty")
-
-
-def _how_it_failed(error: Exception, transcript: Transcript) -> AskState:
-    if transcript.nodes:
-        return AskState.INCOMPLETE
-    # A connection that was never made carried nothing, and a refusal in so many words is one. All else may have
-    # arrived.
-    may_have_arrived = isinstance(error, UpstreamBroken | UpstreamSlow | TimeoutError)
-    is_refusal = isinstance(error, UpstreamBroken) and error.code == "upstream_forbidden"
-    return AskState.UNCERTAIN if may_have_arrived and not is_refusal else AskState.REFUSED
-
-
-def _shutting_down() -> Unavailable:
-    return Unavailable("the server is shutting down; ask again in a moment", retry_after_seconds=5)
-
-
-def _incomplete(record: AskRecord, error: Exception | None) -> AnswerIncomplete:
-    reason = "" if error is None else f": {error}"
-    return AnswerIncomplete(
-        f"ChatGPT's answer broke off{reason}; what came is kept in the conversation",
-        details={"conversation_id": record.conversation, "message_id": record.answer_node},
-    )
-
-
-def _uncertain(record: AskRecord, error: Exception | None) -> AskUncertain:
-    reason = "" if error is None else f" ({error})"
-    return AskUncertain(
-        f"it is not known whether this prompt reached ChatGPT{reason}; it is not sent again",
-        details={"conversation_id": record.conversation},
-    )
-
-
-async def _answered(mirror: AccountMirror, record: AskRecord) -> dict[str, Any]:
-    """The answer of an ask that ended, now or up to a day ago."""
-    if record.state is AskState.INCOMPLETE:
-        raise _incomplete(record, None)
-    if record.state is not AskState.ANSWERED or record.answer_node is None:
-        raise _uncertain(record, None)
-    return chatgpt_json.answer(
-        await mirror.conversations.get(record.conversation, even_if_deleted=True), record.answer_node
-    )
+def _title(request: AskRequest) -> str:
+    """What a conversation is called that no upstream gives a title."""
+    words = request.title or shorten(request.prompt, _LONGEST_TITLE, placeholder="…")
+    return words or request.prompt[:_LONGEST_TITLE]
 
 
 def _check_same(digest: bytes, request: AskRequest) -> None:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""From a credential to an account: digests, the first check upstream, and the tokens that requests upstream go with.
+"""From a credential to an account: digests, the first check upstream, and what requests upstream go with.
 
 A token proves nothing by what it says: only one that upstream accepted counts, and then by its digest. Tokens
-themselves are kept in memory alone.
+themselves are kept in memory alone. Where upstream is an API that knows no accounts, there are no tokens: local keys
+tell the accounts apart, and every request goes with the one API key that the owner configured.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from chatgpt_rest.claims import Claims, claims_of, looks_like_token
-from chatgpt_rest.clock import DAY, MINUTE, Clock, growing_pause
+from chatgpt_rest.clock import DAY, MINUTE, SECOND, Clock, growing_pause
+from chatgpt_rest.config import KEY_FILE, KEY_VARIABLE
+from chatgpt_rest.configured import ConfiguredSecret
 from chatgpt_rest.errors import (
     BudgetSpent,
     MirrorError,
@@ -34,6 +37,9 @@ from chatgpt_rest.gate import AccountGate, CheckGate
 from chatgpt_rest.mirror import Credential, Mirror
 from chatgpt_rest.model import Secret
 from chatgpt_rest.upstream.protocol import LARGEST_PAGE, Caller, Upstream
+
+KEY_WAYS: Final = f"give one as {KEY_VARIABLE}, or as the file {KEY_FILE} in $CREDENTIALS_DIRECTORY"
+"""How the owner configures the key of an API."""
 
 KEY_PREFIX: Final = "cgrt_"
 """What local API keys begin with: such a credential is never taken for a token and never leaves this machine."""
@@ -80,16 +86,17 @@ class Auth:
         *,
         digest_key: bytes,
         accepts_access_tokens: bool,
-        configured: Secret | None = None,
-        configured_file: Path | None = None,
+        configured: ConfiguredSecret,
+        api_key: ConfiguredSecret | None = None,
     ) -> None:
         self._mirror = mirror
         self._upstream = upstream
         self._clock = clock
         self._digest_key = digest_key
         self._accepts_access_tokens = accepts_access_tokens
-        self._configured = configured
-        self._configured_file = configured_file
+        self._configured = configured if api_key is None else ConfiguredSecret()
+        self._api_key = api_key
+        self._trying: set[str] = set()  # accounts that go upstream with the API key, which was not refused so far
         self._known: OrderedDict[bytes, Credential] = OrderedDict()
         self._refused: OrderedDict[bytes, int] = OrderedDict()
         self._held: dict[bytes, _HeldToken] = {}
@@ -121,15 +128,14 @@ class Auth:
         if bare is None:
             raise Unauthorized("the access token is malformed: it has spaces or characters that no token has")
         token = Secret(bare)
+        if self._api_key is not None and not bare.startswith(KEY_PREFIX):
+            raise _takes_keys_alone()  # one that ChatGPT accepted once, too: it must never come to another upstream
         credential = await self._find(self._digest(token))
         if credential is None:
             if bare.startswith(KEY_PREFIX):
                 raise Unauthorized("there is no such API key, or it was revoked", code="api_key_invalid")
             if not self._accepts_access_tokens:
-                raise Unauthorized(
-                    "access tokens are not accepted with this upstream; use a local API key",
-                    code="access_token_invalid",
-                )
+                raise _takes_keys_alone()
             credential = await self._prove(token, is_stranger=True)
         return self._admit(credential, token)
 
@@ -138,6 +144,8 @@ class Auth:
 
         What strangers left of the budget of checks does not matter: they could lock the owner out.
         """
+        if self._api_key is not None:
+            raise _takes_keys_alone()
         bare = _bare(token.reveal())
         if bare is None or bare.startswith(KEY_PREFIX):
             raise Unauthorized("this is no access token: give what ChatGPT's session endpoint calls accessToken")
@@ -147,7 +155,7 @@ class Auth:
 
     async def adopt_configured(self) -> str | None:
         """Prove the configured token and answer its account; None where none is configured."""
-        token = self._configured_token()
+        token = self._configured.read()
         if token is None:
             return None
         if token != self._configured_tried:
@@ -168,7 +176,7 @@ class Auth:
 
     def has_new_configured(self) -> bool:
         """Whether a token is configured of which upstream has not said yes or no, and that is not to be let rest."""
-        token = self._configured_token()
+        token = self._configured.read()
         if token is None or token != self._configured_tried:
             return token is not None
         return self._configured_again_at is not None and self._configured_again_at <= self._clock.now()
@@ -193,7 +201,11 @@ class Auth:
         return await self.caller_of(principal.account)
 
     async def caller_of(self, account: str, *, leave: int = 0) -> Caller:
-        """How a request on an account's behalf goes upstream, leaving so many tokens to people."""
+        """How a request on an account's behalf goes upstream, leaving so many tokens to people. Raises Unavailable
+        where there is nothing to go with.
+        """
+        if self._api_key is not None:
+            return await self._keyed_caller(account, self._api_key)
         token = self._held_token(account)
         if token is None and self.has_new_configured():
             with contextlib.suppress(MirrorError):  # the reason is told below, in the words of who asked
@@ -228,6 +240,32 @@ class Auth:
         self._known.pop(digest, None)
 
     # ------------------------------------------------------------------------------------------------- helpers
+
+    async def _keyed_caller(self, account: str, configured: ConfiguredSecret) -> Caller:
+        key = configured.read()
+        if key is None or _bare(key.reveal()) != key.reveal():
+            fault = "no API key is configured" if key is None else "the configured API key is malformed"
+            raise Unavailable(f"{fault}; {KEY_WAYS}", code="no_api_key")
+        digest = self._digest(key)
+        rest = self._refused.get(digest, 0) - self._clock.now()
+        if rest > 0:
+            raise Unavailable(
+                f"upstream refused the configured API key; {KEY_WAYS}",
+                code="api_key_refused",
+                retry_after_seconds=rest / SECOND,
+            )
+
+        if account not in self._trying:
+            self._trying.add(account)
+            await self._mirror.of(account).sync.forgive()  # what is told as wrong is what was wrong the last time
+
+        async def refuse(error: UpstreamError) -> None:
+            self._remember_refusal(digest)
+            self._trying.discard(account)
+            log.warning("upstream refused the configured API key account=%s", account)
+            await self._mirror.of(account).sync.remember(error)
+
+        return Caller(account, key, AccountGate(self._mirror.requests, account, forget_token=refuse))
 
     def _caller(self, account: str, token: Secret, *, leave: int = 0) -> Caller:
         async def forget_token(error: UpstreamError) -> None:
@@ -322,18 +360,6 @@ class Auth:
         self._held = {digest: held for digest, held in self._held.items() if held.expires_at > now}
         return list(self._held.values())
 
-    def _configured_token(self) -> Secret | None:
-        if self._configured is not None or self._configured_file is None:
-            return self._configured
-        try:
-            text = self._configured_file.read_text(encoding="ascii").strip()
-        except FileNotFoundError:
-            return None
-        except (OSError, UnicodeDecodeError) as error:
-            log.warning("the access token's file cannot be read error=%s", type(error).__name__)
-            return None
-        return Secret(text) if text else None
-
     def _refuse_again(self, digest: bytes) -> None:
         if self._refused.get(digest, 0) > self._clock.now():
             raise Unauthorized("ChatGPT refused this access token", code="access_token_refused")
@@ -343,6 +369,10 @@ class Auth:
 
     def _digest(self, token: Secret) -> bytes:
         return hmac.digest(self._digest_key, token.reveal().encode(), "sha256")
+
+
+def _takes_keys_alone() -> Unauthorized:
+    return Unauthorized("access tokens are not accepted with this upstream; use a local API key (server.py key create)")
 
 
 def _bare(authorization: str) -> str | None:

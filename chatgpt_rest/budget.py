@@ -22,6 +22,9 @@ from chatgpt_rest.clock import HOUR, SECOND
 WINDOW: Final = HOUR
 """How long a token is away after its request reached upstream (µs)."""
 
+NO_LIMIT: Final = 2**53
+"""The capacity of a bucket that is never empty: more than any hour could take."""
+
 
 @dataclass(frozen=True, slots=True)
 class Budget:
@@ -33,6 +36,11 @@ class Budget:
     now: int
     blocked_until: int | None = None
     """Upstream's own limit: nothing may leave before."""
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether the bucket can be empty; upstream's own limit holds either way."""
+        return self.capacity < NO_LIMIT
 
     @property
     def used(self) -> int:
@@ -60,7 +68,7 @@ class Budget:
     @property
     def more_at(self) -> int:
         """When more requests may leave than now; `now` where every token is there."""
-        if self.remaining == 0:
+        if self.remaining == 0 or not self.is_limited:
             return self.next_token_at
         return self.held_until[0] if self.held_until else self.now
 
@@ -71,6 +79,8 @@ class Budget:
 
     def time_of(self, number: int) -> int:
         """When the `number`-th request from now leaves (1 is the next one), if nobody else takes a token until then."""
+        if not self.is_limited:
+            return self.next_token_at
         if self.used >= self.capacity:
             slots = list(self.held_until[self.used - self.capacity :])
         else:

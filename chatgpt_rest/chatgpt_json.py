@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from chatgpt_rest import branches, chatgpt_nodes
 from chatgpt_rest.clock import SECOND, iso
@@ -21,6 +21,7 @@ from chatgpt_rest.model import (
     Conversation,
     ListedConversation,
     Node,
+    SentMessage,
     Shape,
 )
 
@@ -198,17 +199,19 @@ def node(message: Mapping[str, Any], *, parent: str | None, completeness: Comple
     )
 
 
-def prompt_node(message_id: str, prompt: str, *, parent: str | None, create_time: int) -> Node:
-    """The node of a prompt that is about to leave: what is known of it before upstream has answered."""
-    message = {
-        "id": message_id,
-        "author": {"role": "user", "name": None, "metadata": {}},
+def sent_node(message: SentMessage, *, parent: str | None, create_time: int) -> Node:
+    """The node of a message that is about to leave: what is known of it before upstream has answered."""
+    raw = {
+        "id": message.id,
+        "author": {"role": message.role, "name": None, "metadata": {}},
         "create_time": create_time / SECOND,
-        "content": {"content_type": "text", "parts": [prompt]},
-        "metadata": {},
+        "content": {"content_type": "text", "parts": [message.text]},
+        "metadata": {"is_user_system_message": True} if message.role == "system" else {},
         "recipient": "all",
     }
-    return node(message, parent=parent, completeness=Completeness.UNCONFIRMED)
+    sent = node(raw, parent=parent, completeness=Completeness.UNCONFIRMED)
+    # Upstream hides system messages, and its version of this one may no longer say that it is a client's.
+    return replace(sent, extra={chatgpt_nodes.FROM_CLIENT: b"true"}) if message.role == "system" else sent
 
 
 def listed(item: Mapping[str, Any], *, is_archived: bool = False, project: str | None = None) -> ListedConversation:
@@ -324,6 +327,26 @@ def answer_end(nodes: Sequence[Node]) -> Node | None:
     visible = [each for each in said if not is_hidden(_message(each))]
     by_assistant = [each for each, role in zip(nodes, roles, strict=True) if role == "assistant"]
     return next((found[-1] for found in (visible, by_assistant, nodes) if found), None)
+
+
+class Spoken(NamedTuple):
+    """What people see of a node: who says it (`system`, `user`, `assistant`, `tool`, …), and the words."""
+
+    role: str
+    text: str
+    is_cut: bool
+    """`max_tokens` cut it: what the assistant says right below goes on without a seam."""
+
+
+def spoken(each: Node) -> Spoken | None:
+    """None where people see nothing of it. A client's own system message speaks, whatever upstream makes of it."""
+    raw = _message(each)
+    metadata = _dict(raw.get("metadata"))
+    if is_hidden(raw) and chatgpt_nodes.FROM_CLIENT not in each.extra:
+        return None
+    role = (_dict(metadata.get("author")) or _dict(raw.get("author"))).get("role", "assistant")
+    is_cut = _dict(metadata.get("finish_details")).get("type") == "max_tokens"
+    return Spoken(role if isinstance(role, str) else "", text(raw), is_cut)
 
 
 def _message_object(each: Node, raw: Mapping[str, Any], *, conversation_id: str) -> dict[str, Any]:

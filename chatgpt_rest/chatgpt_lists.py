@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""ChatGPT's lists as its wire has them: conversations by offset, projects and what is in them by cursors."""
+"""ChatGPT's lists as its wire has them: conversations by offset, projects and what is in them by cursors, models
+whole.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +9,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from chatgpt_rest.chatgpt_json import is_id, listed
-from chatgpt_rest.model import ListPage, Project, ProjectPage
+from chatgpt_rest.model import ListPage, Model, Project, ProjectPage
 
 _LONGEST_CURSOR: Final = 2_000  # characters; upstream's own have about a hundred
+_LONGEST_NAME: Final = 200  # of a model, in characters; no request may name a longer one either
 
 
 def list_page(value: object, *, offset: int, limit: int, is_archived: bool = False) -> ListPage:
@@ -48,6 +51,24 @@ def project_page(value: object, *, cursor: str) -> ProjectPage:
     gizmos = _named(_members(_members(item).get("gizmo")).get("gizmo") for item in page["items"])
     projects = tuple(Project(gizmo["id"], _text(_members(gizmo.get("display")).get("name"))) for gizmo in gizmos)
     return ProjectPage(projects, _next_cursor(page, cursor))
+
+
+def models(value: object) -> tuple[Model, ...]:
+    """What `GET models` offers, in its order. Models with no name that a request could use are left out, and so is one
+    that was there before.
+
+    Raises ValueError where this is no list.
+    """
+    if not isinstance(value, dict) or not isinstance(value.get("models"), list):
+        raise ValueError("it is no list of models")
+    found: dict[str, Model] = {}
+    for item in value["models"]:
+        name = _text(_members(item).get("slug")) or ""
+        if 0 < len(name) <= _LONGEST_NAME and name.isprintable():
+            found.setdefault(
+                name, Model(name, title=_text(item.get("title")), max_tokens=_count(item, "max_tokens") or None)
+            )
+    return tuple(found.values())
 
 
 def _page(value: object) -> dict[str, Any]:

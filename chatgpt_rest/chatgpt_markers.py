@@ -218,6 +218,18 @@ class Citations:
         return []
 
 
+def words_alone(content: str) -> str:
+    """The Markdown that a marker, of which `content` stands between its ends, brings itself: `""` where it only points
+    at what its message's metadata tell.
+    """
+    kind, *arguments = content.split("\ue202")
+    if kind.endswith("entity"):
+        return _entity(arguments)
+    if kind == "url" and arguments:
+        return linked(arguments[0], http_url(arguments[1] if len(arguments) > 1 else None))
+    return _product_names(arguments) if kind == "products" else ""
+
+
 def sources_by_id(metadata: Mapping[str, Any]) -> dict[str, Source]:
     """The search results that a message's metadata hold, by the ids that markers use (`turn0search3`)."""
     groups = (_dict(each).get("entries") for each in _list(metadata.get("search_result_groups")))

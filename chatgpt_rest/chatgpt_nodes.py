@@ -17,6 +17,8 @@ HELD: Final = frozenset({"id", "message", "parent", "children"})
 PARTIAL: Final = "is_partial"
 UNCONFIRMED: Final = "is_unconfirmed"
 ABSENT_UPSTREAM: Final = "is_absent_upstream"
+FROM_CLIENT: Final = "is_from_client"
+"""Of a system message that a client sent: unlike the others it stays among a node's raw members."""
 
 
 def is_held(name: str, value: object, *, key: str, kin: Set[str]) -> bool:

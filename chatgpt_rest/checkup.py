@@ -13,8 +13,10 @@ from typing import Any, Final, Literal
 from yarl import URL
 
 from chatgpt_rest.app import running
+from chatgpt_rest.auth import KEY_WAYS
 from chatgpt_rest.clock import Clock
 from chatgpt_rest.config import Config
+from chatgpt_rest.configured import ConfiguredSecret
 from chatgpt_rest.control import call_server, control_over
 from chatgpt_rest.errors import MirrorError, UpstreamRefusedToken
 from chatgpt_rest.sync_status import STORAGE_CODES, TOKEN_CODES, counted
@@ -48,6 +50,8 @@ async def _findings(config: Config, clock: Clock) -> AsyncIterator[Finding]:
         yield Finding("right", server)
         for finding in _about_mirror(config, report):
             yield finding
+    if not config.upstream.keeps_conversations:
+        yield _api_key(config)
     yield await _upstream(config)
 
 
@@ -71,23 +75,33 @@ def _about_mirror(config: Config, report: dict[str, Any]) -> list[Finding]:
     if free_bytes < _ENOUGH_BYTES:
         text = f"disk: {free_bytes // _MIB} MiB are left where the mirror is; without room it takes nothing in"
         findings.append(Finding("wrong", text, "make room"))
+    keeps_conversations = config.upstream.keeps_conversations
     if not report["accounts"]:
-        findings.append(Finding("soon", "accounts: none yet", "send a request with an access token"))
-    if not config.sync.enabled:
+        remedy = "send a request with an access token" if keeps_conversations else "server.py key create NAME"
+        findings.append(Finding("soon", "accounts: none yet", remedy))
+    if keeps_conversations and not config.sync.enabled:
         text = "sync: off; the mirror is brought up to date only when asked for: server.py sync, or POST /sync"
         findings.append(Finding("soon", text, "[sync] enabled = true"))
     for account in report["accounts"]:
-        findings += [_about_account(account), *_about_sync(account, has_server=report["is_server"])]
+        findings.append(_about_account(account, has_token=keeps_conversations))
+        if keeps_conversations:
+            findings += _about_sync(account, has_server=report["is_server"])
+        elif (error := account["sync"]["last_error"]) is not None:
+            failed = f"asks of {account['name'] or account['id']}: {error['error']}, last at {error['at']}"
+            findings.append(Finding("wrong", failed, KEY_WAYS))
     return findings
 
 
-def _about_account(account: dict[str, Any]) -> Finding:
-    text = (
-        f"account {account['name'] or account['id']}: {counted(account['conversations'], 'conversation')}, "
-        f"{account['remaining']} of {counted(account['capacity'], 'request')} left, "
-    )
+def _about_account(account: dict[str, Any], *, has_token: bool) -> Finding:
+    held = f"account {account['name'] or account['id']}: {counted(account['conversations'], 'conversation')}"
+    left = "no limit of requests"
+    if account["capacity"] is not None:
+        left = f"{account['remaining']} of {counted(account['capacity'], 'request')} left"
+    text, whose = f"{held}, {left}, ", "ChatGPT's" if has_token else "upstream's"
     if account["blocked_until"] is not None:
-        return Finding("soon", f"{text}held back by ChatGPT's own limit until {account['blocked_until']}", "wait")
+        return Finding("soon", f"{text}held back by {whose} own limit until {account['blocked_until']}", "wait")
+    if not has_token:
+        return Finding("right", f"{held}, {left}")
     expiry = account["token_expires_at"]
     remedy = "give a new one: server.py token"
     if expiry is None:
@@ -142,11 +156,20 @@ def _what_stops(what: str, sync: dict[str, Any], *, again: str) -> Finding:
     return Finding("soon", f"{what}: paused until {until} by ChatGPT's own limit", "wait")
 
 
+def _api_key(config: Config) -> Finding:
+    """Whether there is a key to ask with. Whether upstream takes it, only a request could tell."""
+    if ConfiguredSecret(config.api_key, config.api_key_file).read() is None:
+        return Finding("wrong", "upstream: no API key is configured; reading goes on without one", KEY_WAYS)
+    return Finding("right", 'upstream: an API key is configured; kind = "openai": conversations live here, sync is off')
+
+
 async def _upstream(config: Config) -> Finding:
     """Whether a connection can be made. No request is sent on it."""
     url = URL(config.upstream.base_url)
     if url.scheme == "http" and not config.upstream.is_loopback:
-        return Finding("wrong", f"upstream: {url} sends tokens over the network in clear", "use https")
+        # A model server of one's own, in one's own network, is often reached so.
+        verdict: Literal["soon", "wrong"] = "wrong" if config.upstream.keeps_conversations else "soon"
+        return Finding(verdict, f"upstream: {url} sends tokens over the network in clear", "use https")
     context = ssl.create_default_context() if url.scheme == "https" else None
     try:
         async with asyncio.timeout(_CONNECT_SECONDS):

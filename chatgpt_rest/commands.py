@@ -239,10 +239,13 @@ def restore(
 @keys.command("create")
 def create_key(
     name: Annotated[str, typer.Argument(help="What you will know it by.")],
-    account: Annotated[str, typer.Option(help="Id or name of the account that it reads (see `account list`).")],
+    account: Annotated[
+        str | None,
+        typer.Option(help="Id or name of the account that it reads (see `account list`), where there are several."),
+    ] = None,
     config: ConfigFile = None,
 ) -> None:
-    """Make a key and print it, this once."""
+    """Make a key and print it, this once. With an API as upstream, an account that is not there yet is made, too."""
     made = _call(_load(config), "create_key", name=name, account=account)
     print(made["key"])  # noqa: T201 - alone on standard output, so that it can be piped
     print(f"key {name} reads account {made['account']}; it is not shown again", file=sys.stderr)  # noqa: T201

@@ -24,13 +24,16 @@ from chatgpt_rest.model import Secret
 
 PREFIX: Final = "CHATGPT_REST_"
 TOKEN_VARIABLE: Final = "CHATGPT_REST_UPSTREAM__ACCESS_TOKEN"  # noqa: S105 - a name, not a token
+KEY_VARIABLE: Final = "CHATGPT_REST_UPSTREAM__API_KEY"
 CONFIG_VARIABLE: Final = "CHATGPT_REST_CONFIG"
 TOKEN_FILE: Final = "access_token"  # noqa: S105 - a name, not a token
+KEY_FILE: Final = "api_key"
 
 _CHECKOUT: Final = Path(__file__).parent.parent / "config.toml"
 _PACKAGED: Final = Path(__file__).parent / "config.toml"
 
 _MOST: Final = 2**53
+_SECRETS: Final = {TOKEN_FILE: TOKEN_VARIABLE, KEY_FILE: KEY_VARIABLE}
 
 Text = Annotated[str, Meta(max_length=1000)]
 Name = Annotated[str, Meta(min_length=1, max_length=1000)]
@@ -67,11 +70,17 @@ class MirrorConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpstreamConfig:
-    """`[upstream]`: which ChatGPT, and how long it may take."""
+    """`[upstream]`: which ChatGPT, or which API, and how long it may take."""
 
+    kind: Literal["chatgpt", "openai"]
     base_url: Name
     model: Name
     answer_timeout_seconds: Seconds
+
+    @property
+    def keeps_conversations(self) -> bool:
+        """Whether upstream is the conversations' home. One that only answers leaves them to the mirror."""
+        return self.kind == "chatgpt"
 
     @property
     def is_loopback(self) -> bool:
@@ -85,9 +94,9 @@ class UpstreamConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RateLimitConfig:
-    """`[rate_limit]`: the budget of each account."""
+    """`[rate_limit]`: the budget of each account. No requests an hour mean that there is no limit."""
 
-    requests_per_hour: Positive
+    requests_per_hour: Natural
     exceeded_status: Literal[500, 429]
 
 
@@ -147,12 +156,20 @@ class Config:
     """From the environment: lasts as long as the process."""
     access_token_file: Path | None
     """In the credentials folder: read again whenever it changes. It need not exist yet, or may be empty."""
+    api_key: Secret | None
+    """What an upstream of kind `openai` is asked with. From the environment, as above."""
+    api_key_file: Path | None
+    """As above."""
 
     @property
     def accepts_access_tokens(self) -> bool:
-        """Whether a stranger's token may be checked upstream: some compatible servers accept any token at all."""
+        """Whether a stranger's token may be checked upstream: some compatible servers accept any token at all, and an
+        API knows none.
+        """
+        if not self.upstream.keeps_conversations:
+            return False
         if self.auth.accept_access_tokens == "auto":
-            return self.upstream.is_loopback or URL(self.upstream.base_url).host == "chatgpt.com"
+            return self.upstream.is_loopback or _is_chatgpt(self.upstream.base_url)
         return self.auth.accept_access_tokens == "yes"
 
     @property
@@ -179,6 +196,11 @@ class Config:
 
 
 _SECTIONS: Final = ("server", "mirror", "upstream", "rate_limit", "auth", "sync", "archive", "log")
+_HINTS: Final = {
+    name: get_type_hints(kind, include_extras=True)
+    for name, kind in get_type_hints(Config).items()
+    if name in _SECTIONS
+}  # by section and key; evaluated anew for each key, they were most of what reading a configuration took
 _LONGEST_SHOWN: Final = 80  # of a wrong value, in characters: enough to know it again
 
 
@@ -196,19 +218,52 @@ def load_config(file: Path | None, environ: Mapping[str, str]) -> Config:
     folder = Path.cwd() if chosen == _PACKAGED else chosen.parent
     sections["mirror"]["path"] = folder / sections["mirror"]["path"]
     credentials = environ.get("CREDENTIALS_DIRECTORY")
-    token = environ.get(TOKEN_VARIABLE, "").strip()
-    return Config(
+    config = Config(
         **{name: hints[name](**sections[name]) for name in _SECTIONS},
         file=chosen,
-        access_token=Secret(token) if token else None,
+        access_token=_secret(environ, TOKEN_VARIABLE),
         access_token_file=Path(credentials) / TOKEN_FILE if credentials else None,
+        api_key=_secret(environ, KEY_VARIABLE),
+        api_key_file=Path(credentials) / KEY_FILE if credentials else None,
     )
+    _check_upstream(config)
+    return config
 
 
 def keys() -> dict[str, tuple[str, ...]]:
     """Every section and its keys, as config.toml and the environment name them."""
     hints = get_type_hints(Config)
     return {name: tuple(field.name for field in fields(hints[name])) for name in _SECTIONS}
+
+
+def _secret(environ: Mapping[str, str], variable: str) -> Secret | None:
+    text = environ.get(variable, "").strip()
+    return Secret(text) if text else None
+
+
+def _check_upstream(config: Config) -> None:
+    """What one key alone cannot tell: whether they fit the kind of upstream."""
+    if config.upstream.keeps_conversations:
+        if config.rate_limit.requests_per_hour == 0:
+            raise StartError(
+                "[rate_limit] requests_per_hour = 0 means no limit, which only an API with a key of yours may have "
+                '([upstream] kind = "openai"); ChatGPT would lock the account out'
+            )
+        return
+    if _is_chatgpt(config.upstream.base_url):
+        raise StartError(
+            '[upstream] kind = "openai" needs the base_url of an API, such as "https://api.openai.com/v1/" for '
+            "OpenAI's own; chatgpt.com takes no API keys"
+        )
+    if config.auth.accept_access_tokens == "yes":
+        raise StartError(
+            '[auth] accept_access_tokens = "yes" does not go with [upstream] kind = "openai": an API can prove no '
+            "access token; clients use local keys (server.py key create)"
+        )
+
+
+def _is_chatgpt(base_url: str) -> bool:
+    return URL(base_url).host == "chatgpt.com"
 
 
 def _read_toml(file: Path) -> dict[str, Any]:
@@ -224,39 +279,37 @@ def _read_toml(file: Path) -> dict[str, Any]:
 
 def _checked(values: Mapping[str, Any], *, place: str) -> dict[str, dict[str, Any]]:
     """The converted values of the keys that a file names."""
-    hints = get_type_hints(Config)
     found: dict[str, dict[str, Any]] = {}
     for name, section in values.items():
         if name not in _SECTIONS or not isinstance(section, dict):
             raise StartError(f"{place}: [{name}] is no section; there are {', '.join(f'[{s}]' for s in _SECTIONS)}")
-        if name == "upstream" and TOKEN_FILE in section:
-            raise StartError(
-                f"{place}: [upstream] access_token must not stand in a file that others read; "
-                f"give it as {TOKEN_VARIABLE}, or as the file {TOKEN_FILE} in $CREDENTIALS_DIRECTORY"
-            )
+        for secret, variable in _SECRETS.items():
+            if name == "upstream" and secret in section:
+                raise StartError(
+                    f"{place}: [upstream] {secret} must not stand in a file that others read; "
+                    f"give it as {variable}, or as the file {secret} in $CREDENTIALS_DIRECTORY"
+                )
         found[name] = {
-            key: _convert(hints[name], name, key, value, place=f"{place}: [{name}] {key}")
-            for key, value in section.items()
+            key: _convert(name, key, value, place=f"{place}: [{name}] {key}") for key, value in section.items()
         }
     return found
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    hints = get_type_hints(Config)
     found: dict[str, dict[str, Any]] = {}
     for variable, text in environ.items():
-        if not variable.startswith(PREFIX) or variable in {TOKEN_VARIABLE, CONFIG_VARIABLE}:
+        if not variable.startswith(PREFIX) or variable in {*_SECRETS.values(), CONFIG_VARIABLE}:
             continue
         section, _, key = variable.removeprefix(PREFIX).lower().partition("__")
         if section not in _SECTIONS:
             raise StartError(f"environment: {variable} names no section of config.toml ({', '.join(_SECTIONS)})")
         place = f"environment: {variable}"
-        found.setdefault(section, {})[key] = _convert(hints[section], section, key, text, place=place, is_text=True)
+        found.setdefault(section, {})[key] = _convert(section, key, text, place=place, is_text=True)
     return found
 
 
-def _convert(kind: type[Any], section: str, key: str, value: object, *, place: str, is_text: bool = False) -> object:
-    hints = get_type_hints(kind, include_extras=True)
+def _convert(section: str, key: str, value: object, *, place: str, is_text: bool = False) -> object:
+    hints = _HINTS[section]
     if key not in hints:
         raise StartError(f"{place}: there is no such key; [{section}] has {', '.join(hints)}")
     hint = hints[key]

@@ -12,20 +12,26 @@ from aiohttp import web
 from chatgpt_rest.archive.jobs import Jobs
 from chatgpt_rest.ask import Asking
 from chatgpt_rest.auth import Auth, Principal
+from chatgpt_rest.clock import Clock
 from chatgpt_rest.config import Config
 from chatgpt_rest.edits import Edits
 from chatgpt_rest.fetch import Fetches
+from chatgpt_rest.histories import Histories
 from chatgpt_rest.mirror import AccountMirror, Mirror
+from chatgpt_rest.models import ModelLists
 from chatgpt_rest.sync import Sync
 from chatgpt_rest.upstream.protocol import Caller, FindCaller
 
 CONFIG: Final = web.AppKey("config", Config)
 MIRROR_OF_ALL: Final = web.AppKey("mirror_of_all", Mirror)
 AUTH: Final = web.AppKey("auth", Auth)
+CLOCK: Final = web.AppKey("clock", Clock)
 FETCHES: Final = web.AppKey("fetches", Fetches)
 SYNC: Final = web.AppKey("sync", Sync)
 ASKING: Final = web.AppKey("asking", Asking)
 EDITS: Final = web.AppKey("edits", Edits)
+HISTORIES: Final = web.AppKey("histories", Histories)
+MODELS: Final = web.AppKey("models", ModelLists)
 JOBS: Final = web.AppKey("jobs", Jobs)
 
 ALLOWED_HOSTS: Final = web.AppKey("allowed_hosts", frozenset[str])

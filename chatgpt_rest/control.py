@@ -26,20 +26,21 @@ from chatgpt_rest.archive.ledger import Ledger
 from chatgpt_rest.archive.owner import owner_of
 from chatgpt_rest.archive.reading import bodies
 from chatgpt_rest.archive.wire import framed
-from chatgpt_rest.auth import Auth
+from chatgpt_rest.auth import Auth, looks_like_credential
 from chatgpt_rest.chatgpt_json import is_id
 from chatgpt_rest.claims import EXPIRES_SOON
 from chatgpt_rest.clock import DAY, Clock, iso
 from chatgpt_rest.config import TOKEN_FILE, TOKEN_VARIABLE
 from chatgpt_rest.context import AUTH, CONFIG, MIRROR_OF_ALL, SYNC
 from chatgpt_rest.errors import BadRequest, Conflict, MirrorError, NotFound, StartError, Unavailable
-from chatgpt_rest.middleware import error_response
 from chatgpt_rest.mirror import Mirror
 from chatgpt_rest.model import Secret
+from chatgpt_rest.refusing import error_response
 from chatgpt_rest.sync import Sync
 from chatgpt_rest.sync_status import outlook_json, read_outlook, read_status, status_json
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
+_FIRST_ACCOUNT: Final = "me"
 _TIMEOUT_SECONDS: Final = 120.0
 _IMPORT: Final = "/import"
 
@@ -56,11 +57,20 @@ log = logging.getLogger(__name__)
 
 class Control:
     """The owner's operations. Arguments and results are plain JSON values. `is_server` says that this process stays:
-    a command does not, and what it is given ends with it.
+    a command does not, and what it is given ends with it. `makes_accounts` says that no upstream tells who has one:
+    a key for an account that is not there begins it.
     """
 
     def __init__(
-        self, mirror: Mirror, auth: Auth, sync: Sync, clock: Clock, *, keep_deleted_days: int, is_server: bool
+        self,
+        mirror: Mirror,
+        auth: Auth,
+        sync: Sync,
+        clock: Clock,
+        *,
+        keep_deleted_days: int,
+        is_server: bool,
+        makes_accounts: bool,
     ) -> None:
         self._mirror = mirror
         self._auth = auth
@@ -68,6 +78,7 @@ class Control:
         self._clock = clock
         self._keep_deleted = keep_deleted_days * DAY
         self._is_server = is_server
+        self._makes_accounts = makes_accounts
         self.was_joined = False
         """Whether somebody watches a pass that somebody else began."""
         self._operations: dict[str, Operation] = {
@@ -92,10 +103,12 @@ class Control:
             raise BadRequest("there is no such operation; is the server another version than this command?")
         return await self._operations[operation](**arguments)
 
-    async def create_key(self, name: str, account: str) -> dict[str, str]:
-        """A new local API key of an account. It is in this answer and nowhere else."""
+    async def create_key(self, name: str, account: str | None) -> dict[str, str]:
+        """A new local API key of an account, of the only one where none is named. It is in this answer and nowhere
+        else.
+        """
         _check_name(name)
-        account_id = await self._mirror.accounts.resolve(account)
+        account_id = await self._account_of_key(account)
         key, digest = self._auth.create_key()
         await self._mirror.accounts.create_key(account_id, digest, name=name)
         return {"key": key.reveal(), "name": name, "account": account_id}
@@ -151,7 +164,7 @@ class Control:
                     "name": account.name,
                     "conversations": account.conversations,
                     "remaining": budget.remaining,
-                    "capacity": budget.capacity,
+                    "capacity": budget.capacity if budget.is_limited else None,
                     "blocked_until": iso(budget.blocked_until) if budget.is_blocked and budget.blocked_until else None,
                     "token_expires_at": None if expiry is None else iso(expiry),
                     "is_token_expired": expiry is not None and expiry <= now,
@@ -257,6 +270,18 @@ class Control:
             )
         return await self._mirror.accounts.resolve(account)
 
+    async def _account_of_key(self, account: str | None) -> str:
+        known = await self._mirror.accounts.all()
+        wanted = account if account is not None or known else _FIRST_ACCOUNT
+        is_new = wanted is not None and not any(wanted in {each.id, each.name} for each in known)
+        if not (self._makes_accounts and wanted is not None and is_new):
+            return await self._mirror.accounts.resolve(account)
+        if not is_id(wanted) or looks_like_credential(wanted):
+            raise BadRequest("the id of an account has letters, digits, - and _, at most 128 of them")
+        await self._mirror.accounts.ensure(wanted, email=None)
+        log.info("began an account account=%s", wanted)
+        return wanted
+
     async def _token_expiry(self, account: str) -> str | None:
         expiry = await self._mirror.accounts.token_expiry(account)
         return None if expiry is None else iso(expiry)
@@ -271,6 +296,7 @@ def control_over(app: web.Application, clock: Clock, *, is_server: bool = True) 
         clock,
         keep_deleted_days=app[CONFIG].mirror.keep_deleted_days,
         is_server=is_server,
+        makes_accounts=not app[CONFIG].upstream.keeps_conversations,
     )
 
 

@@ -81,6 +81,9 @@ def _show_demo(address: str, base_url: str, token: str, header_file: Path, expor
     _line(f"{curl} {address}/conversations")
     _heading("Ask in a new one")
     _line(f"{curl} {address}/conversations/new -d prompt='Which planet has the most moons?'")
+    _heading("Ask as OpenAI's clients do (base_url, api_key: the token)")
+    asked = '{"messages": [{"role": "user", "content": "Which planet has the most moons?"}], "stream": true}'
+    _line(f"{curl} -N {address}/v1/chat/completions -H 'Content-Type: application/json' -d '{asked}'")
     _heading("Read its messages")
     _line(f"{curl} {address}/conversations/{newest}/messages")
     _heading("Take in an official export")

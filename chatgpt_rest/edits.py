@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What people change: titles, the archive, deletions. Upstream first, then the mirror, so that neither claims too
-much.
+much; the mirror alone where upstream keeps no conversations.
 """
 
 from __future__ import annotations
@@ -37,21 +37,21 @@ class Edits:
         is_archived: bool | None,
         find_caller: FindCaller,
     ) -> None:
-        """Rename, archive or bring back a conversation: one request upstream, none where it lives only here.
+        """Rename, archive or bring back a conversation: one request upstream, none where it lives only here. A title
+        that upstream was not told is kept as one to be pushed.
 
         Raises NotFound, and UpstreamError or BudgetSpent with nothing changed anywhere.
         """
         standing = await mirror.conversations.standing(conversation_id)
         if standing is Standing.DELETED:
             raise NotFound("conversation")
-        if standing is not Standing.LOCAL:
+        is_ours = self._is_ours(standing)
+        if not is_ours:
             try:
                 await self._upstream.edit(await find_caller(), conversation_id, title=title, is_archived=is_archived)
             except UpstreamNotFound as error:
                 raise NotFound("conversation", body=error.body) from None
-        await mirror.conversations.edit(
-            conversation_id, title=title, is_archived=is_archived, is_pending=standing is Standing.LOCAL
-        )
+        await mirror.conversations.edit(conversation_id, title=title, is_archived=is_archived, is_pending=is_ours)
 
     async def delete(self, mirror: AccountMirror, conversation_id: str, *, find_caller: FindCaller) -> None:
         """Delete a conversation upstream, then here. That upstream has it no more counts as done.
@@ -61,11 +61,12 @@ class Edits:
         standing = await mirror.conversations.standing(conversation_id)
         if standing is Standing.DELETED:
             return
-        if standing is Standing.LOCAL and await mirror.asks.is_under_way(conversation_id):
+        is_ours = self._is_ours(standing)
+        if is_ours and await mirror.asks.is_under_way(conversation_id):
             raise Conflict(
                 "an answer is being written in this conversation; delete it afterwards", code="ask_under_way"
             )
-        if standing is not Standing.LOCAL:
+        if not is_ours:
             try:
                 await self._upstream.delete(await find_caller(), conversation_id)
             except UpstreamNotFound as error:
@@ -75,8 +76,15 @@ class Edits:
 
     async def delete_all(self, mirror: AccountMirror, *, find_caller: FindCaller) -> None:
         """Delete every conversation of the account: one request upstream, then here. Raises as `delete` does."""
-        await self._upstream.delete_all(await find_caller())
+        if self._upstream.keeps_conversations:
+            await self._upstream.delete_all(await find_caller())
         await mirror.deletions.bury_all()
+
+    def _is_ours(self, standing: Standing) -> bool:
+        """Whether the mirror alone has a say in this conversation. Raises NotFound where nobody has it."""
+        if not self._upstream.keeps_conversations and standing is Standing.UNKNOWN:
+            raise NotFound("conversation")
+        return standing is Standing.LOCAL or not self._upstream.keeps_conversations
 
     async def push_title(self, mirror: AccountMirror, caller: Caller, conversation_id: str, title: str) -> bool:
         """Bring a title set here to upstream. False where that must wait: it is kept, and pushed another time."""

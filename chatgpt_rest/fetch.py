@@ -9,11 +9,20 @@ from collections.abc import Callable, Coroutine
 from typing import Final
 
 from chatgpt_rest.clock import MINUTE, Clock
-from chatgpt_rest.errors import BudgetSpent, NotFound, Unauthorized, Unavailable, UpstreamNotFound, UpstreamRefusedToken
+from chatgpt_rest.errors import (
+    BudgetSpent,
+    MirrorError,
+    NotFound,
+    Unauthorized,
+    Unavailable,
+    UpstreamNotFound,
+    UpstreamRefusedToken,
+)
 from chatgpt_rest.mirror import AccountMirror, Standing
 from chatgpt_rest.upstream.protocol import LARGEST_PAGE, FindCaller, Upstream
 
 _ABSENCE_LASTS: Final = 10 * MINUTE
+_MODELS: Final = "/models"  # stands where a conversation's id would, and is none
 _ABSENCES: Final = 10_000  # held in memory, the oldest forgotten first
 
 
@@ -37,14 +46,20 @@ class Fetches:
         """Bring the newest conversations of an account whose list was never read. Raises UpstreamError, Unavailable."""
         await self._once((mirror.account, ""), lambda: self._fetch_first_page(mirror, find_caller))
 
+    async def fetch_models(self, mirror: AccountMirror, find_caller: FindCaller) -> None:
+        """Bring the list of models that this account may ask. Raises UpstreamError, Unavailable and BudgetSpent."""
+        await self._once((mirror.account, _MODELS), lambda: self._fetch_models(mirror, find_caller))
+
     async def fetch(
         self, mirror: AccountMirror, conversation_id: str, find_caller: FindCaller, *, unless_here: bool = False
     ) -> None:
         """Bring one conversation as upstream shows it now; `unless_here` spares that where another reader just did.
 
         Raises NotFound where upstream has none; that is remembered for ten minutes. Raises UpstreamError, Unavailable
-        and BudgetSpent where nobody could say.
+        and BudgetSpent where nobody could say, or where this upstream has none to bring.
         """
+        if not self._upstream.keeps_conversations:
+            raise await _not_to_be_had(mirror, conversation_id)
         key = (mirror.account, conversation_id)
         if self._absent.get(key, 0) > self._clock.now():
             raise NotFound("conversation")
@@ -68,6 +83,9 @@ class Fetches:
         since = mirror.conversations.deletions
         page = await self._upstream.list_page(caller, offset=0, limit=LARGEST_PAGE)
         await mirror.listings.take(page, since=since)
+
+    async def _fetch_models(self, mirror: AccountMirror, find_caller: FindCaller) -> None:
+        await mirror.models.keep(await self._upstream.models(await find_caller()))
 
     async def _fetch(
         self, mirror: AccountMirror, conversation_id: str, find_caller: FindCaller, *, unless_here: bool
@@ -105,3 +123,14 @@ class Fetches:
         self._flights.pop(key, None)
         if not flight.cancelled():
             flight.exception()  # asked for here too: everybody who waited for it may have hung up
+
+
+async def _not_to_be_had(mirror: AccountMirror, conversation_id: str) -> MirrorError:
+    """What is missing of a conversation where upstream keeps none."""
+    if await mirror.conversations.standing(conversation_id) is not Standing.LISTED:
+        return NotFound("conversation")
+    return Unavailable(
+        "the content of this conversation is still at ChatGPT, and this server asks another upstream; import an export "
+        'of ChatGPT, or return to [upstream] kind = "chatgpt"',
+        code="conversation_not_fetched",
+    )

@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from chatgpt_rest.auth import Auth
 from chatgpt_rest.clock import Clock
 from chatgpt_rest.config import Config
-from chatgpt_rest.context import AUTH
+from chatgpt_rest.context import AUTH, SYNC
 from chatgpt_rest.control import TOKEN_WAYS, Control, call_server, control_over, serve_control
 from chatgpt_rest.errors import MirrorError, StartError, Unauthorized, Unavailable
 from chatgpt_rest.reach import opened
@@ -154,6 +154,7 @@ async def _begun(config: Config, clock: Clock, *, account: str | None, is_full: 
         yield _Begun(config, None, outlook, answer)
         return
     async with opened(config, clock) as app:
+        app[SYNC].require_upstream()
         proved = await _prove_configured(app[AUTH])
         own = control_over(app, clock, is_server=False)
         async with serve_control(own, config.control_socket):

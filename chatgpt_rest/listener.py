@@ -21,7 +21,8 @@ from aiohttp.web_protocol import RequestHandler
 from chatgpt_rest.config import ServerConfig
 from chatgpt_rest.context import CANONICAL
 from chatgpt_rest.errors import StartError
-from chatgpt_rest.middleware import error_response, refusal_of_aiohttp
+from chatgpt_rest.middleware import refusal_of_aiohttp
+from chatgpt_rest.refusing import error_response
 
 _KEEP_ALIVE_SECONDS: Final = 20.0  # also how long a client may take for its headers
 _CLOSING_SECONDS: Final = 5.0

@@ -18,6 +18,7 @@ from chatgpt_rest.clock import DAY, MINUTE, SECOND, Clock, growing_pause, iso
 from chatgpt_rest.config import SyncConfig
 from chatgpt_rest.errors import (
     BudgetSpent,
+    Conflict,
     MirrorError,
     StorageFailed,
     Unauthorized,
@@ -38,6 +39,9 @@ from chatgpt_rest.mirror import AccountMirror, Mirror
 from chatgpt_rest.model import ListPage
 from chatgpt_rest.plan import Desk, FetchOne, Job, Pass, Plan, ReadPage
 from chatgpt_rest.upstream.protocol import LARGEST_PAGE, Caller, Upstream
+
+SYNC_OFF: Final = "sync_off"
+"""Why nothing is synced where upstream keeps no conversations: a code."""
 
 _ABSENCE_LASTS: Final = DAY  # of a list that upstream does not have
 _FIRST_PAUSE: Final = 3  # in doublings of a minute: 8 minutes, then 16, 32, and an hour from there on
@@ -101,6 +105,16 @@ class Sync:
         capacity = self._mirror.requests.capacity
         return self.config.reserve if self.config.reserve < capacity else capacity * 4 // 5
 
+    @property
+    def is_possible(self) -> bool:
+        """Whether upstream keeps conversations at all."""
+        return self._upstream.keeps_conversations
+
+    def require_upstream(self) -> None:
+        """Raises Conflict where there is nothing to sync with."""
+        if not self.is_possible:
+            raise Conflict("there is nothing to sync with: this upstream keeps no conversations", code=SYNC_OFF)
+
     def desk(self, account: str) -> Desk:
         """What is going on for an account."""
         return self._desks.setdefault(account, Desk())
@@ -123,8 +137,9 @@ class Sync:
 
     async def start(self, account: str, *, is_full: bool = False) -> None:
         """Begin a pass now, or have the one under way read the list again; a full one finds deletions, too. Raises
-        Unavailable where no token is at hand.
+        Unavailable where no token is at hand, Conflict where there is nothing to sync with.
         """
+        self.require_upstream()
         await self._tokens.caller_of(account)
         mirror, desk, now = self._mirror.of(account), self.desk(account), self._clock.now()
         if is_full:

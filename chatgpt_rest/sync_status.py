@@ -15,7 +15,7 @@ from chatgpt_rest.errors import StorageFailed, UpstreamError, UpstreamLimit, Ups
 from chatgpt_rest.listing import OVERLAP, PLAIN
 from chatgpt_rest.mirror import AccountMirror, Counts, KnownList, Mirror, SetAside, StaleConversation, SyncState
 from chatgpt_rest.plan import Desk, Pass
-from chatgpt_rest.sync import Sync, Tokens
+from chatgpt_rest.sync import SYNC_OFF, Sync, Tokens
 from chatgpt_rest.upstream.protocol import LARGEST_PAGE
 
 State = Literal["idle", "running", "paused", "offline"]
@@ -35,6 +35,9 @@ class Price:
 
     requests_needed: int
     finishes_at: int | None
+
+
+_NOTHING: Final = Price(0, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +95,16 @@ async def read_status(account: str, *, mirror: Mirror, sync: Sync, tokens: Token
     set_aside = await own.backlog.set_aside(limit=_MOST_SET_ASIDE) if rows.counts.set_aside else []
     expires_at = tokens.expires_at(account)
     has_token = expires_at is not None
-    if expires_at is None:
+    if expires_at is None and sync.is_possible:
         expires_at = await mirror.accounts.token_expiry(account)
     # A pass that nobody goes on with is none; one that waits for a token goes on with the next.
     current = desk.current if _is_tended(desk, sync) or not has_token else None
     state, reason, resumes_at = _standing(rows, current, has_token=has_token, expires_at=expires_at)
-    price, _ = await _price(own, sync, rows, is_wanted=current is not None and current.wants_list)
+    price = _NOTHING
+    if sync.is_possible:
+        price, _ = await _price(own, sync, rows, is_wanted=current is not None and current.wants_list)
+    else:
+        state, reason, resumes_at = "paused", SYNC_OFF, None
     return Status(
         account=account,
         state=state,
@@ -118,7 +125,8 @@ async def read_status(account: str, *, mirror: Mirror, sync: Sync, tokens: Token
 
 
 async def read_outlook(account: str, *, mirror: Mirror, sync: Sync, is_full: bool) -> Outlook:
-    """What a pass would do that somebody asks for now, a full one perhaps."""
+    """What a pass would do that somebody asks for now, a full one perhaps. Raises Conflict where none can be made."""
+    sync.require_upstream()
     own = mirror.of(account)
     rows = await _read_rows(own, mirror, sync)
     again: list[SetAside] = []
@@ -151,7 +159,7 @@ def status_json(status: Status) -> dict[str, Any]:
         "set_aside": [{"id": each.id, "title": each.title, "reason": each.reason} for each in status.set_aside],
         "plan": _price_json(status.price),
         "budget": {
-            "remaining": budget.remaining,
+            "remaining": budget.remaining if budget.is_limited else None,
             "reserve": status.reserve,
             "resets_at": iso(budget.more_at) if budget.more_at > budget.now else None,
         },

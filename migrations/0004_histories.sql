@@ -1,18 +1,19 @@
 -- OpenAI clients send the whole history each time: hashes of the paths tell which conversation it is; and the models upstream offers.
 
-alter table conversation add column is_hashed integer not null default 0;   -- every path of its tree is in history_hash
+-- 0: no hash of it is in history_hash; 1: one of every path of its tree; 2: its tree has changed since.
+alter table conversation add column hashing integer not null default 0;
 
 create index conversation_unhashed
 on conversation (account, coalesce(update_time, create_time) desc)
-where is_hashed = 0 and has_content = 1;
+where hashing <> 1 and has_content = 1 and deleted_at is null;
 
--- Where a history ends that begins at the root of a conversation: its hash says what to look for, the tree itself decides.
+-- Which conversations hold a history that begins at their root. A row says where to look, the tree itself decides: what
+-- another version of it left here does no harm.
 create table history_hash (
     account text not null,
-    hash blob not null,                       -- of every message from the root to this node, texts alone
+    hash integer not null,                    -- of every turn from the root on, 64 bits
     conversation text not null,
-    node text not null,
-    primary key (account, hash, conversation, node)
+    primary key (account, hash, conversation)
 ) strict, without rowid;
 
 -- The models upstream offered an account, when it was last asked.

@@ -14,7 +14,7 @@ from chatgpt_rest import chatgpt_json, chatgpt_lists
 from chatgpt_rest.errors import Unavailable, UpstreamAway, UpstreamBroken, UpstreamError, UpstreamNotFound, UpstreamSlow
 from chatgpt_rest.gate import AccountGate
 from chatgpt_rest.mirror import Mirror
-from chatgpt_rest.model import Conversation, ListPage, ProjectPage, Question, Secret
+from chatgpt_rest.model import Conversation, ListPage, Model, ProjectPage, Question, Secret
 from chatgpt_rest.upstream.protocol import Answer, Caller
 from chatgpt_rest.upstream.refusals import refusal
 from chatgpt_rest.upstream.simulated import Account
@@ -48,6 +48,8 @@ async def _nothing(number: int, *, is_answered: bool) -> None:
 
 class Direct:
     """One account's upstream. It shows `page` items of a list at once, however many it is asked for."""
+
+    keeps_conversations = True
 
     def __init__(self, account: Account, clock: ManualClock, *, page: int = 100) -> None:
         self.account = account
@@ -113,6 +115,9 @@ class Direct:
             if error.is_gone:
                 self.said_gone.add(conversation_id)
             raise
+
+    async def models(self, caller: Caller) -> tuple[Model, ...]:
+        raise NotImplementedError
 
     def ask(self, caller: Caller, question: Question) -> AbstractAsyncContextManager[Answer]:
         raise NotImplementedError

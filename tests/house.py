@@ -25,6 +25,7 @@ from chatgpt_rest.context import AUTH, MIRROR_OF_ALL
 from chatgpt_rest.listener import listening
 from chatgpt_rest.mirror import Mirror
 from chatgpt_rest.upstream.simulated import Account, SimulatedChatGPT
+from tests.mirrors import lay_out
 
 NOON = 1_795_000_000 * SECOND
 """When tests begin (µs): some day in November 2026."""
@@ -161,6 +162,7 @@ async def open_house(
 ) -> AsyncIterator[House]:
     """Start the server over the mirror in `folder`. Leaving stops it; entering again is a restart."""
     config = make_config(folder, base_url, **settings)
+    lay_out(config.mirror.path)
     async with (
         running(config, clock=clock) as app,
         listening(app, config.server) as listener,

@@ -11,9 +11,10 @@ from typing import Any, Final
 
 import pytest
 
-from chatgpt_rest.ask import CONTINUATIONS, Asking, AskRequest
-from chatgpt_rest.context import ASKING, EDITS, FETCHES
+from chatgpt_rest.ask import Asking, AskRequest
+from chatgpt_rest.context import ASKING, EDITS, FETCHES, MODELS
 from chatgpt_rest.errors import AnswerIncomplete, AskUncertain, Unavailable, UpstreamBusy
+from chatgpt_rest.exchange import CONTINUATIONS
 from chatgpt_rest.upstream.revchatgpt import RevChatGPT
 from chatgpt_rest.upstream.simulated import ReceivedRequest, SimConversation, SimulatedChatGPT, answer_to, segments
 from tests.house import Answered, Client, House, ManualClock, open_house
@@ -326,6 +327,7 @@ async def patient(house: House, base_url: str) -> AsyncIterator[tuple[Asking, li
             house.mirror.requests,
             default_model="auto",
             fetch=house.app[FETCHES].fetch,
+            check_model=house.app[MODELS].check,
             push_title=house.app[EDITS].push_title,
             sleep=pause,
         ),

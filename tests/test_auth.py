@@ -387,7 +387,7 @@ async def test_the_cap_of_a_model_holds_back_that_model_only(house: House, chatg
     await house.client.get("/conversations")
     chatgpt.fault("conversation", error="model_cap", times=1)
     for _ in range(2):
-        refused = await house.client.post("/conversations/new", data={"prompt": "?", "model": "gpt-4"})
+        refused = await house.client.post("/conversations/new", data={"prompt": "?", "model": "gpt-4o"})
         assert (refused.status, refused.json["code"]) == (500, "model_cap_exceeded")
     assert chatgpt.received("POST") == 1
     assert (await house.client.post("/conversations/new", data={"prompt": "?"})).status == 201

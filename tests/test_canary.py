@@ -73,6 +73,13 @@ POSITIONS: Final = {
     "value of a flag": '{new}\r\n{valid}\r\n{json}{{"prompt": "x", "autocontinue": "{canary}"}}',
     "parent id": "POST /conversations/x/ask HTTP/1.1\r\n{valid}\r\n{body}prompt=x&parent_id=..{canary}",
     "model": "{new}\r\n{valid}\r\n{body}prompt=x&model={canary}%00",
+    "model of OpenAI's": "GET /v1/models/{canary} HTTP/1.1\r\n{valid}",
+    "path of OpenAI's": "GET /v1/{canary} HTTP/1.1\r\n{valid}",
+    "key of OpenAI's": "GET /v1/models HTTP/1.1\r\nAuthorization: Bearer {canary} {canary}",
+    "model of a completion": '{completing}{{"model": "{canary}", "messages": [{{"role": "user", "content": "x"}}]}}',
+    "role of a message": '{completing}{{"messages": [{{"role": "{canary}", "content": "x"}}]}}',
+    "type of a part": '{completing}{{"messages": [{{"role": "user", "content": [{{"type": "{canary}"}}]}}]}}',
+    "count of retries": "POST /v1/chat/completions HTTP/1.1\r\nX-Stainless-Retry-Count: {canary}\r\n{asking}",
 }  # fmt: skip
 """The beginnings of requests; what is missing at the end (Host, the blank line) is added."""
 
@@ -149,6 +156,8 @@ def request(position: str, canary: str, token: str) -> str:
     text = POSITIONS[position].format(
         canary=canary,
         new="POST /conversations/new HTTP/1.1",
+        completing=f"POST /v1/chat/completions HTTP/1.1\r\nAuthorization: {token}\r\nContent-Type: application/json\r\n"
+        "Content-Length: {length}\r\n\r\n",
         asking=f"Authorization: {token}\r\n{FORM}\r\nContent-Length: 9\r\n\r\nprompt=x1",
         valid=f"Authorization: {token}",
         form=f"{FORM}\r\nContent-Length: 9",

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from chatgpt_rest import chatgpt_json
 from chatgpt_rest.clock import SECOND
-from chatgpt_rest.model import Completeness
+from chatgpt_rest.model import Completeness, SentMessage
 from tests.shapes import MAY_2023, conversation, conversation_json, message, shown, slim_message, words
 
 IMAGE = {"content_type": "image_asset_pointer", "asset_pointer": "sediment://file_1", "metadata": None}
@@ -332,7 +332,7 @@ def test_messages_follow_the_branch_that_is_asked_for() -> None:
 
 def test_a_prompt_looks_like_upstreams_own() -> None:
     """Before upstream has answered, a prompt is shown with every field of the seed's."""
-    node = chatgpt_json.prompt_node("p", "Why?", parent="root", create_time=round(MAY_2023 * SECOND))
+    node = chatgpt_json.sent_node(SentMessage("p", "user", "Why?"), parent="root", create_time=round(MAY_2023 * SECOND))
     assert (node.parent, node.completeness, node.create_time) == (
         "root",
         Completeness.UNCONFIRMED,

@@ -15,7 +15,7 @@ from chatgpt_rest.chatgpt_json import printable
 from chatgpt_rest.chatgpt_official import official
 from chatgpt_rest.clock import SECOND
 from chatgpt_rest.merge import Source, merge
-from chatgpt_rest.model import Completeness, Conversation, Node
+from chatgpt_rest.model import Completeness, Conversation, Node, SentMessage
 from tests.shapes import MAY_2023, conversation, conversation_json, message, odd_conversations, slim_message
 
 
@@ -202,6 +202,6 @@ def test_our_own_marks_are_read_back(completeness: Completeness, *, is_absent_up
 
 def test_a_conversation_that_lives_here_only_is_written_whole() -> None:
     """It has no envelope, and a title all the same."""
-    node = chatgpt_json.prompt_node("p", "Why?", parent=None, create_time=SECOND)
+    node = chatgpt_json.sent_node(SentMessage("p", "user", "Why?"), parent=None, create_time=SECOND)
     tree = Conversation("draft", "Named", SECOND, 2 * SECOND, "p", {"p": node}, model="gpt-5")
     assert unlike(tree, read(written(tree))) == []

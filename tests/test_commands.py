@@ -323,9 +323,10 @@ async def test_the_lines_of_the_demo_work_when_pasted(temporary: Path) -> None:
     environ = {**environment(temporary, "http://127.0.0.1:9/"), "TMPDIR": str(temporary)}
     async with started("demo", "--port", "0", environ=environ) as demo:
         await demo.until("Ctrl-C")
-        listing, asking, reading, importing, exporting = re.findall(r"^curl .*$", demo.text, re.MULTILINE)
+        listing, asking, completing, reading, importing, exporting = re.findall(r"^curl .*$", demo.text, re.MULTILINE)
         assert len(re.findall(r'"id":', await pasted(listing))) >= 25
         assert '{"response":' in (await pasted(asking)).replace(" ", "")
+        assert (await pasted(completing)).endswith("data: [DONE]\n\n")
         messages = await pasted(reading)
         assert "Which planet has the most moons?" in messages
         assert '"url":"/import/' in (await pasted(importing)).replace(" ", "")

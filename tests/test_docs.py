@@ -18,7 +18,7 @@ from chatgpt_rest import errors
 from chatgpt_rest.api.routes import API
 from chatgpt_rest.commands import commands
 from chatgpt_rest.config import CONFIG_VARIABLE, PREFIX, TOKEN_VARIABLE, keys
-from chatgpt_rest.middleware import STATUS
+from chatgpt_rest.refusing import STATUS
 from tests.house import Client
 
 CHECKOUT: Final = Path(__file__).parents[1]

@@ -24,7 +24,7 @@ from chatgpt_rest.errors import (
 )
 from chatgpt_rest.fetch import Fetches
 from chatgpt_rest.mirror import AccountMirror, ListQuery, Mirror, open_mirror
-from chatgpt_rest.model import Conversation, ListedConversation, ListPage, ProjectPage, Question, Secret
+from chatgpt_rest.model import Conversation, ListedConversation, ListPage, Model, ProjectPage, Question, Secret
 from chatgpt_rest.upstream.protocol import Answer, Caller, Gate, Receipt
 from tests.house import NOON, ManualClock
 
@@ -43,6 +43,8 @@ class NoGate:
 
 class Shelf:
     """An upstream of one conversation, which answers when it is let."""
+
+    keeps_conversations = True
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -84,6 +86,9 @@ class Shelf:
         raise NotImplementedError
 
     async def delete_all(self, caller: Caller) -> None:
+        raise NotImplementedError
+
+    async def models(self, caller: Caller) -> tuple[Model, ...]:
         raise NotImplementedError
 
     async def aclose(self) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from chatgpt_rest import errors
 from chatgpt_rest.clock import iso
-from chatgpt_rest.middleware import STATUS
+from chatgpt_rest.refusing import STATUS
 from chatgpt_rest.upstream.simulated import SimConversation, SimulatedChatGPT, answer_to
 from tests.house import NOON, Answered, Client, House, ManualClock, open_house, speak
 

@@ -5,36 +5,21 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import pytest
 from aiohttp import web
 
 from chatgpt_rest.listener import listening
 from tests.house import make_config
+from tests.loops import ManualLoop, run_by_hand
 
 BODY_BYTES: Final = 32 * 1024 * 1024  # more than the kernel takes for a client that does not read
 LOOK_SECONDS: Final = 21.0  # a little more than the server waits before it looks at a client again
 GET: Final = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
-
-
-class ManualLoop(asyncio.SelectorEventLoop):
-    """An event loop whose clock can be moved forward."""
-
-    moved_seconds = 0.0
-
-    def time(self) -> float:
-        return super().time() + self.moved_seconds
-
-    async def move(self, seconds: float) -> None:
-        """Let so much time pass, and what is due then run."""
-        self.moved_seconds += seconds
-        for _ in range(3):
-            await asyncio.sleep(0)
 
 
 @dataclass
@@ -88,18 +73,7 @@ async def slow_client(folder: Path) -> AsyncIterator[Slow]:
             yield slow
 
 
-@pytest.fixture
-def run() -> Callable[[Coroutine[Any, Any, None]], None]:
-    """Runs a coroutine on a loop whose clock is moved by hand."""
-
-    def run_there(work: Coroutine[Any, Any, None]) -> None:
-        with asyncio.Runner(loop_factory=ManualLoop) as runner:
-            runner.run(work)
-
-    return run_there
-
-
-def test_a_client_that_stops_reading_is_cut_off(tmp_path: Path, run: Callable[..., None]) -> None:
+def test_a_client_that_stops_reading_is_cut_off(tmp_path: Path) -> None:
     """One that takes nothing between two looks is gone, though its end of the connection is open."""
 
     async def scenario() -> None:
@@ -110,10 +84,10 @@ def test_a_client_that_stops_reading_is_cut_off(tmp_path: Path, run: Callable[..
             assert slow.transport.is_closing()
             assert await slow.read(2 * BODY_BYTES) < BODY_BYTES
 
-    run(scenario())
+    run_by_hand(scenario())
 
 
-def test_a_client_that_reads_slowly_gets_everything(tmp_path: Path, run: Callable[..., None]) -> None:
+def test_a_client_that_reads_slowly_gets_everything(tmp_path: Path) -> None:
     """However long it takes: between two looks it took something."""
 
     async def scenario() -> None:
@@ -126,10 +100,10 @@ def test_a_client_that_reads_slowly_gets_everything(tmp_path: Path, run: Callabl
             assert not slow.transport.is_closing()
             assert taken + await slow.read(BODY_BYTES - taken) >= BODY_BYTES
 
-    run(scenario())
+    run_by_hand(scenario())
 
 
-def test_a_client_that_goes_on_reading_is_forgiven(tmp_path: Path, run: Callable[..., None]) -> None:
+def test_a_client_that_goes_on_reading_is_forgiven(tmp_path: Path) -> None:
     """What was once a stalled client and has read all is not cut off for it later, in its next request."""
 
     async def scenario() -> None:
@@ -142,4 +116,4 @@ def test_a_client_that_goes_on_reading_is_forgiven(tmp_path: Path, run: Callable
             assert not slow.transport.is_closing()
             assert await slow.read(BODY_BYTES) >= BODY_BYTES
 
-    run(scenario())
+    run_by_hand(scenario())

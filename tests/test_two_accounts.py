@@ -20,6 +20,9 @@ from tests.house import Answered, Client, House, ManualClock, open_house
 
 SHARED: Final = "6f9619ff-8b86-4d01-b42d-00cf4fc964ff"
 
+RETRY: Final = {"X-Stainless-Retry-Count": "1"}
+"""Has an OpenAI client's request answered by an earlier one of its account, where there is one."""
+
 PICTURE: Final = "file_00000000c0ffee"
 
 Act = Callable[[Client], Awaitable[Answered]]
@@ -95,6 +98,11 @@ ACTS: dict[str, Act] = {
     "GET /assets/{id}": show_picture,
     "GET /sync": lambda client: client.get("/sync"),
     "POST /sync": lambda client: client.post("/sync", json={"full": True}),
+    "POST /v1/chat/completions": lambda client: client.post(
+        "/v1/chat/completions", json={"messages": [{"role": "user", "content": "alice asks"}]}, headers=RETRY
+    ),
+    "GET /v1/models": lambda client: client.get("/v1/models"),
+    "GET /v1/models/{model}": lambda client: client.get("/v1/models/gpt-5"),
     "GET /budget": lambda client: client.get("/budget"),
 }
 
@@ -166,6 +174,32 @@ async def test_an_idempotency_key_belongs_to_its_account(
     ]
     assert len({answer.json["response"]["conversation_id"] for answer in answers}) == 2
     assert [chatgpt.received("POST", account=one.user_id) for one in (chatgpt.alice, chatgpt.bob)] == [1, 1]
+
+
+async def test_a_retry_finds_answers_of_its_account_alone(
+    both: tuple[Client, Client], chatgpt: SimulatedChatGPT
+) -> None:
+    """Bob's client, which tries again what Alice has asked, gets an answer of his own."""
+    alice, bob = both
+    body = {"messages": [{"role": "user", "content": "Hello?"}]}
+    answers = [
+        await client.post("/v1/chat/completions", json=body, headers=headers)
+        for client, headers in ((alice, {}), (bob, RETRY), (alice, RETRY))
+    ]
+    assert answers[0].json["id"] == answers[2].json["id"] != answers[1].json["id"]
+    assert [chatgpt.received("POST", account=one.user_id) for one in (chatgpt.alice, chatgpt.bob)] == [1, 1]
+
+
+async def test_a_history_of_one_is_unknown_to_the_other(both: tuple[Client, Client], chatgpt: SimulatedChatGPT) -> None:
+    """The same words that go on in Alice's conversation begin a new one of Bob's."""
+    alice, bob = both
+    first = {"role": "user", "content": "Hello?"}
+    said = await alice.post("/v1/chat/completions", json={"messages": [first]})
+    messages = [first, said.json["choices"][0]["message"], {"role": "user", "content": "And then?"}]
+    answers = [await client.post("/v1/chat/completions", json={"messages": messages}) for client in (alice, bob)]
+    ids = [answer.headers["X-Conversation-Id"] for answer in (said, *answers)]
+    assert ids[0] == ids[1] != ids[2]
+    assert ids[2] in {conversation.id for conversation in chatgpt.bob.conversations}
 
 
 async def test_an_import_of_one_is_nothing_to_the_other(both: tuple[Client, Client]) -> None:

@@ -11,6 +11,7 @@ from aiohttp import web
 from chatgpt_rest.api.answers import json_response
 from chatgpt_rest.api.body import Fields, read_fields
 from chatgpt_rest.api.conversations import conversation_id_of
+from chatgpt_rest.api.streams import stream_answer, wants_stream
 from chatgpt_rest.ask import AskRequest
 from chatgpt_rest.context import ASKING, MIRROR, find_caller
 from chatgpt_rest.errors import BadRequest
@@ -18,17 +19,27 @@ from chatgpt_rest.errors import BadRequest
 _IDEMPOTENCY_KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
 
 
-async def new(request: web.Request) -> web.Response:
-    """`POST /conversations/new`: `prompt`, `title`, `model`, `autocontinue`."""
+async def new(request: web.Request) -> web.StreamResponse:
+    """`POST /conversations/new`: `prompt`, `title`, `model`, `autocontinue`, `stream`."""
     fields = await read_fields(request)
-    return await _ask(request, _asked(fields, title=fields.text("title") or None))
+    return await _ask(request, fields, _asked(fields, title=fields.text("title") or None))
 
 
-async def ask(request: web.Request) -> web.Response:
-    """`POST /conversations/{id}/ask`: `prompt`, `parent_id`, `model`, `autocontinue`."""
+async def ask(request: web.Request) -> web.StreamResponse:
+    """`POST /conversations/{id}/ask`: `prompt`, `parent_id`, `model`, `autocontinue`, `stream`."""
     conversation_id = conversation_id_of(request)
     fields = await read_fields(request)
-    return await _ask(request, _asked(fields, conversation_id=conversation_id, parent_id=fields.id("parent_id")))
+    return await _ask(
+        request, fields, _asked(fields, conversation_id=conversation_id, parent_id=fields.id("parent_id"))
+    )
+
+
+def idempotency_key(request: web.Request) -> str | None:
+    """What the client calls this request, to have it answered once however often it sends it."""
+    key = request.headers.get("Idempotency-Key")
+    if key is not None and _IDEMPOTENCY_KEY.fullmatch(key) is None:
+        raise BadRequest("Idempotency-Key must be 1 to 255 visible ASCII characters")
+    return key
 
 
 def _asked(
@@ -44,9 +55,13 @@ def _asked(
     )
 
 
-async def _ask(request: web.Request, asked: AskRequest) -> web.Response:
-    key = request.headers.get("Idempotency-Key")
-    if key is not None and _IDEMPOTENCY_KEY.fullmatch(key) is None:
-        raise BadRequest("Idempotency-Key must be 1 to 255 visible ASCII characters")
-    message = await request.app[ASKING].ask(request[MIRROR], asked, find_caller(request), idempotency_key=key)
+async def _ask(request: web.Request, fields: Fields, asked: AskRequest) -> web.StreamResponse:
+    is_streamed = fields.boolean("stream")
+    if is_streamed is None:
+        is_streamed = wants_stream(request)
+    key = idempotency_key(request)
+    live = request.app[ASKING].start(request[MIRROR], asked, find_caller(request), idempotency_key=key)
+    if is_streamed:
+        return await stream_answer(request, live, status=201)
+    message = await live.result()
     return json_response({"response": message}, status=201)

@@ -34,6 +34,10 @@ class Fields:
     def __init__(self, values: Mapping[str, object]) -> None:
         self._values = values
 
+    def raw(self, name: str) -> object:
+        """Whatever it is: for what JSON alone can say."""
+        return self._values.get(name)
+
     def text(self, name: str) -> str | None:
         """A string. Raises BadRequest where it is something else, or holds what no text can hold."""
         value = self._values.get(name)

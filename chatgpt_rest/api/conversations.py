@@ -12,7 +12,7 @@ from chatgpt_rest.api.answers import page_links, rendered_response
 from chatgpt_rest.api.body import read_fields
 from chatgpt_rest.auth import looks_like_credential
 from chatgpt_rest.chatgpt_json import is_id
-from chatgpt_rest.context import EDITS, FETCHES, MIRROR, PRINCIPAL, SYNC, find_caller
+from chatgpt_rest.context import CONFIG, EDITS, FETCHES, MIRROR, PRINCIPAL, SYNC, find_caller
 from chatgpt_rest.errors import BadRequest, MirrorError, NotFetched
 from chatgpt_rest.mirror import ListQuery, Rendered, Standing
 from chatgpt_rest.mirror.conversations import Choice
@@ -28,13 +28,14 @@ async def list_conversations(request: web.Request) -> web.Response:
     """`GET /conversations`: newest update first; `limit` and `offset` page it."""
     query = _list_query(request)
     mirror = request[MIRROR]
+    has_more_upstream = request.app[CONFIG].upstream.keeps_conversations
     try:
-        rendered = await mirror.conversations.list_json(query)
+        rendered = await mirror.conversations.list_json(query, even_if_never_read=not has_more_upstream)
     except NotFetched:
         await _read_first_page(request)
         rendered = await mirror.conversations.list_json(query, even_if_never_read=True)
     response = rendered_response(request, rendered)
-    if not rendered.is_whole:
+    if has_more_upstream and not rendered.is_whole:
         response.headers["X-Mirror-Complete"] = "false"
     if query.limit is not None or query.offset:
         response.headers["X-Total-Count"] = str(rendered.total)

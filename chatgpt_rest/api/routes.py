@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from chatgpt_rest.api import asks, assets, conversations, exports, imports, state, syncing
+from chatgpt_rest.api import asks, assets, conversations, exports, imports, openai, state, streams, syncing
 from chatgpt_rest.context import Route
 
 API: Final = (
@@ -15,6 +15,7 @@ API: Final = (
     Route("DELETE", "/conversations/all", conversations.delete_all, needs_upstream=True),
     Route("DELETE", "/conversations/{id}", conversations.delete, needs_upstream=True),
     Route("GET", "/conversations/{id}/messages", conversations.messages),
+    Route("GET", "/conversations/{id}/stream", streams.join),
     Route("GET", "/conversations/{id}", conversations.whole),
     Route("GET", "/conversations/{id}/export", exports.export),
     Route("PATCH", "/conversations/{id}", conversations.edit, needs_upstream=True),
@@ -24,6 +25,9 @@ API: Final = (
     Route("DELETE", "/import/{job}", imports.cancel),
     Route("GET", "/sync", syncing.status),
     Route("POST", "/sync", syncing.start),
+    Route("POST", "/v1/chat/completions", openai.chat_completions, needs_upstream=True),
+    Route("GET", "/v1/models", openai.list_models),
+    Route("GET", "/v1/models/{model}", openai.one_model),
     Route("GET", "/budget", state.budget),
     Route("GET", "/healthz", state.healthz, is_public=True),
     Route("GET", "/readyz", state.readyz, is_public=True),

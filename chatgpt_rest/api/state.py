@@ -12,13 +12,15 @@ from chatgpt_rest.context import MIRROR_OF_ALL, PRINCIPAL
 
 
 async def budget(request: web.Request) -> web.Response:
-    """`GET /budget`: what is left of this account's hour, and when the next token comes back."""
+    """`GET /budget`: what is left of this account's hour, and when the next token comes back. `capacity` and
+    `remaining` are null where there is no limit; upstream's own one leaves 0 all the same.
+    """
     state = await request.app[MIRROR_OF_ALL].requests.budget(request[PRINCIPAL].account)
-    is_full = not state.held_until and not state.is_blocked
+    is_full = not state.is_blocked and not (state.is_limited and state.held_until)
     return json_response(
         {
-            "capacity": state.capacity,
-            "remaining": state.remaining,
+            "capacity": state.capacity if state.is_limited else None,
+            "remaining": state.remaining if state.is_limited or state.is_blocked else None,
             "used": state.used,
             "resets_at": None if is_full else iso(state.more_at),
             "full_at": None if is_full else iso(max(state.full_at, state.next_token_at)),

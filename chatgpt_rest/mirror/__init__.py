@@ -12,6 +12,7 @@ from chatgpt_rest.mirror.import_jobs import ImportJob
 from chatgpt_rest.mirror.imports import Taken
 from chatgpt_rest.mirror.listings import KnownList
 from chatgpt_rest.mirror.mirror import MIGRATIONS, AccountMirror, Mirror, open_mirror
+from chatgpt_rest.mirror.models import KnownModels
 from chatgpt_rest.mirror.rendered import Rendered
 from chatgpt_rest.mirror.request_log import LoggedRequest, RequestLog
 from chatgpt_rest.mirror.sync_state import LastError, SyncState
@@ -36,6 +37,7 @@ __all__ = [
     "IncomingFile",
     "KeptFile",
     "KnownList",
+    "KnownModels",
     "LastError",
     "ListQuery",
     "LoggedRequest",

@@ -11,14 +11,14 @@ from enum import Enum
 
 import aiosqlite
 
-from chatgpt_rest import chatgpt_json
+from chatgpt_rest import branches, chatgpt_json
 from chatgpt_rest.clock import DAY, Clock
 from chatgpt_rest.errors import NotFound
 from chatgpt_rest.merge import Source, merge
 from chatgpt_rest.mirror import trees
 from chatgpt_rest.mirror.database import Database
 from chatgpt_rest.mirror.rendered import RenderedCache, changing
-from chatgpt_rest.model import Completeness, Conversation, Node, Question
+from chatgpt_rest.model import Completeness, Conversation, Node, Question, SentMessage
 
 
 class AskState(Enum):
@@ -68,6 +68,22 @@ class Asks:
             )
         return next((_record(row) for row in rows), None)
 
+    async def find_repeated(self, request_digest: bytes, *, within: int) -> AskRecord | None:
+        """The newest ask with this digest that is not older than this (µs) and that upstream was asked, or may have
+        been.
+        """
+        async with self._database.read() as connection:
+            rows = await connection.execute_fetchall(
+                """
+                select id, conversation, prompt_node, answer_node, state, request_digest
+                from ask
+                where account = ? and request_digest = ? and asked_at > ? and state <> 'refused'
+                order by asked_at desc limit 1
+                """,
+                (self.account, request_digest, self._clock.now() - within),
+            )
+        return next((_record(row) for row in rows), None)
+
     async def is_under_way(self, conversation_id: str) -> bool:
         """Whether an answer is being written in this conversation, by this very process."""
         async with self._database.read() as connection:
@@ -87,18 +103,19 @@ class Asks:
         idempotency_digest: bytes | None,
         request_digest: bytes,
     ) -> None:
-        """Write the prompt down, before anything leaves. A new conversation is a local draft until upstream names
-        it.
+        """Write the prompt and what goes with it down, before anything leaves. A new conversation is a local draft
+        until upstream names it.
         """
         now = self._clock.now()
         conversation_id = question.conversation_id or draft_id
-        prompt = chatgpt_json.prompt_node(
-            question.message_id, question.prompt, parent=question.parent_id, create_time=now
-        )
+        sent: list[Node] = []
+        for each in (*question.before, SentMessage(question.message_id, "user", question.prompt)):
+            above = sent[-1].id if sent else question.parent_id
+            sent.append(chatgpt_json.sent_node(each, parent=above, create_time=now))
         async with changing(self._database, self._cache, self.account, conversation_id) as connection:
             mine = await trees.load(connection, self.account, conversation_id)
             start = mine or _draft(draft_id, title=title, model=question.model, now=now)
-            after = merge(start, _fragment(start, [prompt], update_time=start.update_time), source=Source.ASK)
+            after = merge(start, _fragment(start, sent, update_time=start.update_time), source=Source.ASK)
             await trees.store(connection, self.account, mine, after, has_content=mine is None)
             if mine is None:
                 await connection.execute(
@@ -206,9 +223,7 @@ class Asks:
         if mine is None:  # deleted and purged while the answer was under way
             return
         confirmed = [
-            replace(node, completeness=Completeness.COMPLETE)
-            for node in mine.nodes.values()
-            if node.id == record.prompt_node and node.completeness is Completeness.UNCONFIRMED
+            replace(node, completeness=Completeness.COMPLETE) for node in _unconfirmed(mine, record.prompt_node)
         ]
         newest = max((node.create_time for node in nodes if node.create_time is not None), default=None)
         update_time = max((time for time in (newest, mine.update_time) if time is not None), default=self._clock.now())
@@ -225,18 +240,17 @@ class Asks:
 
     async def _take_back(self, connection: aiosqlite.Connection, ask_id: str) -> None:
         record = await self._record(connection, ask_id)
+        tree = await trees.load(connection, self.account, record.conversation)
+        sent = [] if tree is None else _unconfirmed(tree, record.prompt_node)
         binding = {
             "account": self.account,
             "id": ask_id,
             "conversation": record.conversation,
             "prompt": record.prompt_node,
         }
-        await connection.execute(
-            """
-            delete from node
-            where account = :account and conversation = :conversation and id = :prompt and completeness = 0
-            """,
-            binding,
+        await connection.executemany(
+            "delete from node where account = ? and conversation = ? and id = ?",
+            [(self.account, record.conversation, node.id) for node in sent],
         )
         await connection.execute(
             """
@@ -288,6 +302,16 @@ async def recover(connection: aiosqlite.Connection) -> int:
 def _record(row: aiosqlite.Row) -> AskRecord:
     identifier, conversation, prompt_node, answer_node, state, request_digest = row
     return AskRecord(identifier, conversation, prompt_node, answer_node, AskState(state), request_digest)
+
+
+def _unconfirmed(tree: Conversation, prompt: str) -> list[Node]:
+    """The prompt and what was sent with it, as far as there is no sign of them yet: upstream answers nothing else."""
+    sent: list[Node] = []
+    for node in reversed(branches.branch(tree.nodes, prompt)):
+        if node.completeness is not Completeness.UNCONFIRMED:
+            break
+        sent.append(node)
+    return sent
 
 
 def _draft(draft_id: str, *, title: str | None, model: str | None, now: int) -> Conversation:

@@ -97,7 +97,7 @@ class Conversations:
 
         Raises NotFetched where upstream's list was never read, unless what is here will do.
         """
-        key = (self.account, "list", repr(query))
+        key = (self.account, "list", repr((query, even_if_never_read)))
         if (cached := self._cache.get(*key)) is not None:
             return cached
         generation = self._cache.generation(self.account)
@@ -112,8 +112,7 @@ class Conversations:
             entries = [chatgpt_json.list_entry(trees.listed(row), deletion=(row[7], bool(row[8]))) for row in rows]
         body = chatgpt_json.dump(entries)
         rendered = Rendered(body, total=total, is_whole=is_whole)
-        # One that stands in for what could not be read would hide, next time, that it still has to be.
-        return rendered if listed_at is None else self._cache.put(rendered, *key, generation=generation)
+        return self._cache.put(rendered, *key, generation=generation)
 
     async def entry_json(self, conversation_id: str) -> Rendered:
         """One row of the list. Raises NotFound."""

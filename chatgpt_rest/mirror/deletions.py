@@ -16,6 +16,7 @@ from chatgpt_rest.mirror.assets import release
 from chatgpt_rest.mirror.database import Database
 from chatgpt_rest.mirror.kept_files import forget
 from chatgpt_rest.mirror.rendered import RenderedCache, changing
+from chatgpt_rest.mirror.trees import forget_hashes
 
 _BATCH: Final = 50  # conversations purged in one transaction: whoever else has to write waits for no more
 
@@ -123,6 +124,7 @@ class Deletions:
             keys = [(account, identifier) for account, identifier, _, _ in tombstones]
             await release(connection, self.account, [identifier for _, identifier in keys])
             await forget(connection, self.account, [identifier for _, identifier in keys])
+            await forget_hashes(connection, self.account, [identifier for _, identifier in keys])
             await connection.executemany("delete from node where account = ? and conversation = ?", keys)
             # By its prompt's id alone what never got an id of upstream's is known, should it turn up there.
             await connection.executemany(

@@ -20,9 +20,11 @@ from chatgpt_rest.mirror.backlog import Backlog
 from chatgpt_rest.mirror.conversations import Conversations
 from chatgpt_rest.mirror.database import Database, open_database
 from chatgpt_rest.mirror.deletions import Deletions
+from chatgpt_rest.mirror.history_hashes import HistoryHashes
 from chatgpt_rest.mirror.import_jobs import ImportJobs, interrupt
 from chatgpt_rest.mirror.imports import Imports
 from chatgpt_rest.mirror.listings import Listings
+from chatgpt_rest.mirror.models import Models
 from chatgpt_rest.mirror.rendered import RenderedCache
 from chatgpt_rest.mirror.request_log import RequestLog
 from chatgpt_rest.mirror.sync_state import SyncMemory, resume
@@ -57,6 +59,8 @@ class AccountMirror:
         self.deletions = Deletions(database, cache, clock, account, deletions=deletions)
         self.listings = Listings(database, cache, clock, account, deletions=deletions)
         self.backlog = Backlog(database, cache, clock, account)
+        self.history_hashes = HistoryHashes(database, account)
+        self.models = Models(database, clock, account)
         self.sync = SyncMemory(database, clock, account)
         self.imports = Imports(database, cache, account)
         self.assets = Assets(database, cache, account, files=files)

@@ -6,6 +6,7 @@ One process writes, others may read: a read-only connection never checkpoints, a
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -28,6 +29,7 @@ async def open_for_reading(path: Path, *, clock: Clock) -> AsyncIterator[Mirror]
 
     Raises StartError where it is no mirror, or one of another version's schema.
     """
+    _look(path)
     async with AsyncExitStack() as stack:
         try:
             connections = [
@@ -48,3 +50,12 @@ async def open_for_reading(path: Path, *, clock: Clock) -> AsyncIterator[Mirror]
         database = Database(path, connections[0], tuple(connections[1:]))
         requests = RequestLog(database, clock, capacity=0, checks=0, longest_attempt_seconds=0)
         yield Mirror(database, clock, requests, cache_bytes=0)
+
+
+def _look(path: Path) -> None:
+    """Refuse what SQLite could not open. aiosqlite does not wait for the thread of a connection that failed to open,
+    and that thread would report to this loop when it is closed.
+    """
+    # Not by opening it: closing a file drops every lock that this process has on it, SQLite's too.
+    if not os.access(path, os.R_OK) or not path.is_file():
+        raise StartError(f"{path} cannot be read as a mirror: there is no such file, or it is not for you to read")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import uuid4
 
-from chatgpt_rest.budget import WINDOW, Budget, budget
+from chatgpt_rest.budget import NO_LIMIT, WINDOW, Budget, budget
 from chatgpt_rest.clock import DAY, SECOND, Clock
 from chatgpt_rest.errors import BudgetSpent, UpstreamLimit
 from chatgpt_rest.mirror.database import Database
@@ -41,7 +41,9 @@ class LoggedRequest:
 
 
 class RequestLog:
-    """Takes tokens and tells what is left. `longest_attempt_seconds` bounds the way of a request to upstream."""
+    """Takes tokens and tells what is left, which a `capacity` of NO_LIMIT makes as much as anybody wants.
+    `longest_attempt_seconds` bounds the way of a request to upstream.
+    """
 
     def __init__(
         self, database: Database, clock: Clock, *, capacity: int, checks: int, longest_attempt_seconds: float
@@ -132,7 +134,7 @@ class RequestLog:
                     "path": path,
                     "is_check": is_check,
                     "window": WINDOW,
-                    "capacity": max(1, self.capacity - leave),
+                    "capacity": self._share(leave),
                     "checks": self._checks,
                 },
             )
@@ -170,8 +172,11 @@ class RequestLog:
                 "select blocked_until from account where account = ?", (account,)
             )
         blocked_until = next((int(block[0]) for block in blocks if block[0] is not None), None)
-        capacity = max(1, self.capacity - leave)
-        return budget((row[0] for row in rows), capacity=capacity, now=now, blocked_until=blocked_until)
+        return budget((row[0] for row in rows), capacity=self._share(leave), now=now, blocked_until=blocked_until)
+
+    def _share(self, leave: int) -> int:
+        """The capacity for one who leaves so many tokens to people. Nobody has to leave any where there is no limit."""
+        return self.capacity if self.capacity == NO_LIMIT else max(1, self.capacity - leave)
 
     async def checks(self) -> Budget:
         """The bucket from which first checks of unknown tokens are taken."""
@@ -182,9 +187,9 @@ class RequestLog:
             )
         return budget((row[0] for row in rows), capacity=self._checks, now=now)
 
-    async def has_left(self, account: str) -> bool:
-        """Whether a request of this account could leave now."""
-        return (await self.budget(account)).remaining > 0
+    async def has_left(self, account: str, *, leave: int = 0) -> bool:
+        """Whether a request of this account could leave now, and leave so many tokens behind."""
+        return (await self.budget(account, leave=leave)).remaining > 0
 
     async def refusal(self, account: str, *, leave: int = 0) -> BudgetSpent:
         """Why nothing may leave for this account now: the bucket is empty, or upstream's own limit holds, which is told

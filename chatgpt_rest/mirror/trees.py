@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import aiosqlite
 import msgspec
@@ -82,22 +82,40 @@ async def store(
         ),
     )
     known = {} if before is None else {node.id: (position, node) for position, node in enumerate(before.nodes.values())}
-    await _store_nodes(
-        connection,
-        account,
-        after.id,
-        (
-            (position, node)
-            for position, node in enumerate(after.nodes.values())
-            if known.get(node.id) != (position, node)
-        ),
-    )
+    changed = [
+        (position, node) for position, node in enumerate(after.nodes.values()) if known.get(node.id) != (position, node)
+    ]
+    await _store_nodes(connection, account, after.id, changed)
+    if changed:
+        await connection.execute(
+            "update conversation set hashing = 2 where account = ? and id = ? and hashing = 1", (account, after.id)
+        )
 
 
 async def remove(connection: aiosqlite.Connection, account: str, conversation_id: str) -> None:
     """Take a conversation out without a trace: only for drafts that became, or never became, something else."""
+    await forget_hashes(connection, account, [conversation_id])
     await connection.execute("delete from node where account = ? and conversation = ?", (account, conversation_id))
     await connection.execute("delete from conversation where account = ? and id = ?", (account, conversation_id))
+
+
+async def forget_hashes(connection: aiosqlite.Connection, account: str, conversations: Collection[str]) -> None:
+    """Take every hash of these out of the index of histories, as long as their rows say whether there are any: to look
+    for them is to go through all of it.
+    """
+    names = msgspec.json.encode(conversations).decode()
+    hashed = await connection.execute_fetchall(
+        """
+        select 1 from conversation
+        where account = ? and id in (select value from json_each(?)) and hashing > 0 limit 1
+        """,
+        (account, names),
+    )
+    if list(hashed):
+        await connection.execute(
+            "delete from history_hash where account = ? and conversation in (select value from json_each(?))",
+            (account, names),
+        )
 
 
 def listed(row: Sequence[object]) -> ListedConversation:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final, Self
 
 from chatgpt_rest import chatgpt_json
@@ -14,11 +15,48 @@ from chatgpt_rest.errors import UpstreamBroken, UpstreamError
 from chatgpt_rest.model import Completeness, Node, Question
 from chatgpt_rest.upstream import refusals
 from chatgpt_rest.upstream.events import delta_encoding
+from chatgpt_rest.upstream.growth import Grown, with_text
 
 OPENING: Final = (
     'data: {"message": {"id": null, "author": {"role": "assistant"}, "content": null}, "conversation_id": null}'
 )
 """A line that revChatGPT makes an empty event of: the sign that the response's headers are in."""
+
+
+_BEGINS_AT: Final = "begins_at"
+"""In an author as we tell it: how much of the message's text stays, and the line's words follow. The author is what
+revChatGPT hands on as it is, whatever it holds.
+"""
+
+
+@dataclass(slots=True)
+class _Said:
+    """One message: as upstream last sent it whole, and the text that it has grown to since."""
+
+    message: Mapping[str, Any]
+    text: str
+    told: str = ""  # what revChatGPT has been told of its text
+    node: Node | None = None
+
+    def renew(self, message: Mapping[str, Any]) -> None:
+        """Upstream has sent it whole once more."""
+        self.message = message
+        self.text = chatgpt_json.text(message)
+        self.node = None
+
+    def grow(self, text: str) -> None:
+        """It is plain text, and has this more at its end."""
+        self.text += text
+        self.node = None
+
+    def as_node(self, *, parent: str | None, completeness: Completeness) -> Node:
+        """What is to be kept of it, made once for all the times that it has not changed."""
+        node = self.node
+        if node is None or (node.parent, node.completeness) != (parent, completeness):
+            if self.text != chatgpt_json.text(self.message):
+                self.message = with_text(self.message, self.text)
+            self.node = node = chatgpt_json.node(self.message, parent=parent, completeness=completeness)
+        return node
 
 
 class LiveAnswer:
@@ -30,13 +68,17 @@ class LiveAnswer:
 
     def __init__(self, question: Question) -> None:
         self._question = question
-        self._messages: dict[str, Mapping[str, Any]] = {}
-        self._last: Mapping[str, Any] | None = None  # of the assistant's messages
+        self._messages: dict[str, _Said] = {}
+        self._last: _Said | None = None  # of the assistant's messages
+        self._newest: tuple[str, _Said] | None = None  # what the last event was of, and may grow
+        self._texts: dict[str, str] = {}  # of the messages, as they have come out of revChatGPT
         self._own_id = str(uuid.uuid4())  # for an answer that upstream gives no id
         self._has_error = False
-        self._texts: AsyncIterator[Mapping[str, Any]] | None = None
+        self._told: AsyncIterator[Mapping[str, Any]] | None = None
         self._tell: Callable[[UpstreamError], Awaitable[None]] | None = None
         self._text = ""
+        self.message_id: str | None = None
+        """Of the message that the text which iterating gave last belongs to."""
         self.is_done = False
         """The stream has said `[DONE]`."""
         self.conversation_id: str | None = None
@@ -44,15 +86,18 @@ class LiveAnswer:
 
     @property
     def finish(self) -> str | None:
-        kind = _dict(_dict(_dict(self._last).get("metadata")).get("finish_details")).get("type")
+        if self._last is None:
+            return None
+        kind = _dict(_dict(self._last.message.get("metadata")).get("finish_details")).get("type")
         return kind if isinstance(kind, str) else None
 
     @property
     def is_complete(self) -> bool:
         if self._last is None or self._has_error:
             return False
-        has_ended = self.finish is not None or self._last.get("end_turn") is True
-        return self.is_done or (has_ended and _is_for_people(self._last))
+        last = self._last.message
+        has_ended = self.finish is not None or last.get("end_turn") is True
+        return self.is_done or (has_ended and _is_for_people(last))
 
     @property
     def is_empty(self) -> bool:
@@ -63,14 +108,15 @@ class LiveAnswer:
         last = next(reversed(self._messages), None)
         question = self._question
         is_prompt_missing = question.message_id not in self._messages and not question.is_continuation
-        before = question.message_id if is_prompt_missing else question.parent_id
+        above = question.before[-1].id if question.before else question.parent_id
+        before = question.message_id if is_prompt_missing else above
         nodes: list[Node] = []
-        for identifier, message in self._messages.items():
-            named = _dict(message.get("metadata")).get("parent_id")
+        for identifier, said in self._messages.items():
+            named = _dict(said.message.get("metadata")).get("parent_id")
             parent = named if isinstance(named, str) and is_id(named) and named != identifier else before
-            is_partial = identifier == last and not self.is_complete and _role(message) not in {"user", "system"}
+            is_partial = identifier == last and not self.is_complete and _role(said.message) not in {"user", "system"}
             completeness = Completeness.PARTIAL if is_partial else Completeness.COMPLETE
-            nodes.append(chatgpt_json.node(message, parent=parent, completeness=completeness))
+            nodes.append(said.as_node(parent=parent, completeness=completeness))
             before = identifier
         return tuple(nodes)
 
@@ -78,33 +124,39 @@ class LiveAnswer:
         self, texts: AsyncIterator[Mapping[str, Any]], *, tell: Callable[[UpstreamError], Awaitable[None]]
     ) -> None:
         """Iterate over what `texts`, an answer of revChatGPT's, gives; `tell` hears of errors first."""
-        self._texts = texts
+        self._told = texts
         self._tell = tell
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> str:
-        if self._texts is None or self._tell is None:
+        if self._told is None or self._tell is None:
             raise StopAsyncIteration
         while True:
             try:
-                event = await anext(self._texts)
+                event = await anext(self._told)
             except UpstreamError as error:
                 await self._tell(error)
                 raise
-            text: str = event["message"]
-            if _is_for_people(event) and text not in {"", self._text}:
+            identifier: str = event["parent_id"]
+            text: str = self._texts.get(identifier, "")[: event["author"][_BEGINS_AT]] + event["message"]
+            self._texts[identifier] = text
+            if _is_for_people(event) and text and text != self._text:
                 self._text = text
+                self.message_id = identifier
                 return text
 
-    def take(self, event: object) -> Mapping[str, Any] | None:
-        """Take one event in; what came of it where it is the assistant's, else None.
+    def take(self, event: object) -> str | None:
+        """Take one event in; the id of its message where that is the assistant's, else None.
 
         Raises UpstreamError where the event is an error. An id or an author that is missing is filled in.
         """
+        if isinstance(event, Grown):
+            return self._grown(event.text)
         if isinstance(event, str) or (isinstance(event, dict) and "v" in event and "message" not in event):
             raise delta_encoding()
+        self._newest = None
         if not isinstance(event, dict):
             return None
         named = event.get("conversation_id")
@@ -123,25 +175,20 @@ class LiveAnswer:
             self.title = title
         return taken
 
-    def line(self, message: Mapping[str, Any]) -> str:
-        """`message` as an event that revChatGPT reads without dropping or crashing on anything."""
-        metadata = _dict(message.get("metadata"))
-        event = {
-            "message": {
-                "id": message["id"],
-                "author": message["author"],
-                "content": {"content_type": "text", "parts": [chatgpt_json.text(message)]},
-                "metadata": {
-                    "model_slug": metadata.get("model_slug"),
-                    "finish_details": {"type": self.finish},
-                    "citations": metadata.get("citations") or [],
-                },
-                "end_turn": message.get("end_turn", True),
-                "recipient": message.get("recipient", "all"),
-            },
-            "conversation_id": self.conversation_id,
+    def line(self, identifier: str) -> str:
+        """What is new of the message `identifier`, which `take` named, as an event that revChatGPT reads without
+        dropping or crashing on anything. Each is told once, and read back in the order in which they were told.
+        """
+        said = self._messages[identifier]
+        begins_at = len(said.told) if said.text.startswith(said.told) else 0
+        words, said.told = said.text[begins_at:], said.text
+        message = {
+            "id": identifier,
+            "author": {"role": "assistant", _BEGINS_AT: begins_at},
+            "content": {"parts": [words]},
+            "recipient": said.message.get("recipient", "all"),
         }
-        return "data: " + json.dumps(event)
+        return "data: " + json.dumps({"message": message, "conversation_id": self.conversation_id})
 
     def check(self, stray: bytes) -> None:
         """Raise UpstreamBroken at the end of a stream that was no answer; `stray` is what stood in place of one."""
@@ -150,21 +197,32 @@ class LiveAnswer:
         if self.conversation_id is None:
             raise UpstreamBroken("upstream does not say in which conversation it answered")
 
-    def _taken(self, message: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    def _taken(self, message: Mapping[str, Any]) -> str | None:
         role = _role(message)
         identifier = message.get("id")
         if not isinstance(identifier, str) or not is_id(identifier):
             identifier = self._question.message_id if role == "user" else self._own_id
         if role is None:
             role = "user" if identifier == self._question.message_id else "assistant"
+        if any(identifier == sent.id for sent in self._question.before):
+            return None  # an echo: the assistant's words too were said before
         if message.get("id") != identifier or _role(message) is None:
             author = {"name": None, "metadata": {}, **_dict(message.get("author")), "role": role}
             message = {**message, "id": identifier, "author": author}
-        self._messages[identifier] = message
+        said = self._messages.setdefault(identifier, _Said(message, ""))
+        said.renew(message)
+        self._newest = (identifier, said)
         if role != "assistant":
             return None
-        self._last = message
-        return message
+        self._last = said
+        return identifier
+
+    def _grown(self, text: str) -> str | None:
+        if self._newest is None:
+            return None
+        identifier, said = self._newest
+        said.grow(text)
+        return identifier if said is self._last else None
 
 
 def _role(message: Mapping[str, Any]) -> str | None:

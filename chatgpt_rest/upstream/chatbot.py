@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from revChatGPT.V1 import AsyncChatbot
 
-from chatgpt_rest.model import Question
+from chatgpt_rest.model import Question, SentMessage
 from chatgpt_rest.upstream.answer import LiveAnswer
 from chatgpt_rest.upstream.protocol import Caller
 from chatgpt_rest.upstream.session import Session
@@ -75,11 +75,8 @@ class Chatbot(AsyncChatbot):  # type: ignore[misc]  # revChatGPT ships no types
         else:
             events = self.post_messages(
                 messages=[
-                    {
-                        "id": question.message_id,
-                        "author": {"role": "user"},
-                        "content": {"content_type": "text", "parts": [question.prompt]},
-                    }
+                    *map(_sent, question.before),
+                    _sent(SentMessage(question.message_id, "user", question.prompt)),
                 ],
                 conversation_id=question.conversation_id,
                 parent_id=question.parent_id
@@ -111,6 +108,10 @@ class Chatbot(AsyncChatbot):  # type: ignore[misc]  # revChatGPT ships no types
         """A page of a project's conversations as upstream sent it, newest update first; `0` begins."""
         return await self._read(f"gizmos/{project_id}/conversations?cursor={quote(cursor, safe='')}&limit=50")
 
+    async def get_models(self) -> Any:
+        """The models that the account may ask, as upstream sent them. revChatGPT knows none but one."""
+        return await self._read("models")
+
     async def edit_conversation(self, conversation_id: str, changes: dict[str, str | bool]) -> None:
         """Set a title or archive, in one request. In `change_title` a quote in a title breaks out of the JSON."""
         await self.session.patch(f"{self.base_url}conversation/{conversation_id}", data=json.dumps(changes))
@@ -138,3 +139,13 @@ class Chatbot(AsyncChatbot):  # type: ignore[misc]  # revChatGPT ships no types
     get_unverified_plugin = _refused
     reset_chat = _refused  # these two write their arguments to the log, and a chatbot here lives for one request
     rollback_conversation = _refused
+
+
+def _sent(message: SentMessage) -> dict[str, Any]:
+    sent = {
+        "id": message.id,
+        "author": {"role": message.role},
+        "content": {"content_type": "text", "parts": [message.text]},
+    }
+    # As ChatGPT marks those system messages that are a person's and not its own.
+    return {**sent, "metadata": {"is_user_system_message": True}} if message.role == "system" else sent

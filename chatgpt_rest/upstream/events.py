@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Server-sent events as they really come: bytes in, each event's JSON out, decoded once.
+"""Server-sent events as they really come: bytes in, each event's JSON out, decoded once, or not even that where it only
+repeats the one before with more text.
 
 Read here and not by revChatGPT and httpx, which drop `data:{…}` without a space, events of several `data:` lines, and
 whatever holds a raw U+2028, U+2029 or U+0085 (httpx takes these for line ends; JSON does not).
@@ -7,22 +8,22 @@ whatever holds a raw U+2028, U+2029 or U+0085 (httpx takes these for line ends; 
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Iterator
 from typing import Final
 
-from chatgpt_rest.chatgpt_json import is_too_deep
 from chatgpt_rest.errors import UpstreamBroken
+from chatgpt_rest.upstream.event_json import decode, decode_words
+from chatgpt_rest.upstream.growth import Growth
 from chatgpt_rest.upstream.limits import LARGEST_STREAM_BYTES, LONGEST_LINE_BYTES, MIB
 
 _LARGEST_STRAY_BYTES: Final = MIB
-_DEEPEST_UNCOUNTED: Final = 100  # brackets: an event with fewer cannot be nested deeper
+_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _FIELDS: Final = (b"id:", b"retry:", b":")
 
 
 class EventReader:
-    """Cuts one stream into events. An event that is no JSON is passed over: the next one repeats its text.
+    """Cuts one stream into events. An event that is no JSON is passed over: the next one repeats its text. One that is
+    the event before with more text comes as a `Grown`.
 
     Raises UpstreamBroken for what makes the rest useless: a bare `Internal Server Error`, delta encoding, sizes beyond
     reason.
@@ -36,6 +37,7 @@ class EventReader:
         self._rest = bytearray()
         self._pending = bytearray()  # the data lines of an event that is not whole yet
         self._size_bytes = 0
+        self._growth = Growth(_decode_line, decode_words)
 
     def feed(self, chunk: bytes) -> Iterator[object]:
         """The events that `chunk` completes."""
@@ -45,7 +47,14 @@ class EventReader:
         start, searched = 0, len(self._rest)
         self._rest += chunk
         while (end := self._rest.find(b"\n", searched)) >= 0 and not self.is_done:
-            yield from self._line(bytes(self._rest[start:end]))
+            if self._pending:
+                yield from self._line(bytes(self._rest[start:end]))
+            elif end > start:
+                grown = self._growth.of(self._rest, start, end)
+                if grown is not None:
+                    yield grown
+                else:
+                    yield from self._line(bytes(self._rest[start:end]))
             start = searched = end + 1
         del self._rest[:start]
         if len(self._rest) > LONGEST_LINE_BYTES:
@@ -59,11 +68,11 @@ class EventReader:
         self._rest.clear()
 
     def _line(self, line: bytes) -> Iterator[object]:
-        line = line.removeprefix(b"\xef\xbb\xbf").rstrip(b"\r")
+        whole, line = line, _without_form(line)
         if not line:
             yield from self._event()
         elif line.startswith(b"data:"):
-            yield from self._data(line[5:].strip())
+            yield from self._data(line[5:].strip(), whole)
         elif line.startswith(b"event:"):
             if line[6:].strip().startswith(b"delta"):
                 raise delta_encoding()
@@ -72,7 +81,7 @@ class EventReader:
         elif not line.startswith(_FIELDS) and len(self.stray) < _LARGEST_STRAY_BYTES:
             self.stray += line + b"\n"
 
-    def _data(self, data: bytes) -> Iterator[object]:
+    def _data(self, data: bytes, line: bytes) -> Iterator[object]:
         if data == b"[DONE]":
             yield from self._event()
             self.is_done = True
@@ -83,10 +92,11 @@ class EventReader:
         else:
             # Most events are one line, and servers forget the empty line after it: decoded at once where that succeeds.
             try:
-                event = _decoded(data)
+                event = decode(data)
             except (ValueError, RecursionError):
                 self._pending += data
             else:
+                self._growth.decoded(line, event)
                 yield event
 
     def _event(self) -> Iterator[object]:
@@ -95,9 +105,10 @@ class EventReader:
         data = bytes(self._pending)
         self._pending.clear()
         try:
-            event = _decoded(data)
+            event = decode(data)
         except (ValueError, RecursionError):
             return
+        self._growth.forget()
         yield event
 
 
@@ -109,18 +120,10 @@ def delta_encoding() -> UpstreamBroken:
     )
 
 
-def _finite(number: str) -> float | None:
-    value = float(number)
-    return value if math.isfinite(value) else None
+def _without_form(line: bytes) -> bytes:
+    return line.removeprefix(_BYTE_ORDER_MARK).rstrip(b"\r")
 
 
-# What is not finite could not be written as JSON again.
-_DECODER: Final = json.JSONDecoder(parse_float=_finite, parse_constant=lambda _: None, strict=False)
-
-
-def _decoded(data: bytes) -> object:
-    # A byte that is no UTF-8 costs one character, not the event.
-    event = _DECODER.decode(data.decode("utf-8", "replace"))
-    if data.count(b"[") + data.count(b"{") > _DEEPEST_UNCOUNTED and is_too_deep(event):
-        raise ValueError
-    return event
+def _decode_line(line: bytes) -> object:
+    """The event of a line that begins with `data:`."""
+    return decode(_without_form(line)[5:].strip())

@@ -35,8 +35,8 @@ LONGEST_LIMIT_SECONDS: Final = 7 * 24 * 3600
 """Caps of some models clear after a week. What claims to hold for longer is taken for a mistake."""
 
 _REFUSES_PROGRAMS: Final = (
-    "upstream's bot check turned this program away. Reading goes on from the mirror; to ask, set [upstream] base_url "
-    'to a compatible backend, or, in a later version, [upstream] kind = "openai" with an OpenAI API key'
+    "upstream's bot check turned this program away. Reading goes on from the mirror; to ask, set [upstream] kind = "
+    '"openai" and give an API key (docs/service.md tells how), or [upstream] base_url to a compatible backend'
 )
 _UNUSUAL: Final = re.compile(r"unusual activity", re.IGNORECASE)
 _ONE_AT_A_TIME: Final = re.compile(r"only one message at a time", re.IGNORECASE)
@@ -52,7 +52,7 @@ _GONE: Final = re.compile(r"conversation not found\.?", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
-class _Words:
+class Words:
     """What upstream said, wherever in its JSON it said it."""
 
     text: str
@@ -62,24 +62,24 @@ class _Words:
 
 def refusal(status: int, body: bytes, headers: Mapping[str, str]) -> UpstreamError:
     """The error for a response that is none of the 2xx."""
-    said, is_json = _parsed(body)
-    words = _words(said)
+    said, is_json = parsed(body)
+    words = words_of(said)
     if not is_json and not _is_page(body):
-        words = _Words(body[:1000].decode("utf-8", "replace"), "", None)
-    retry_after = _retry_after_seconds(headers)
+        words = Words(body[:1000].decode("utf-8", "replace"), "", None)
+    retry_after = wait_told(headers)
     told = _by_words(status, words, said, retry_after)
     return told or _by_status(status, said, words, retry_after_seconds=retry_after, is_json=is_json)
 
 
 def refusal_in_stream(error: object) -> UpstreamError:
     """The error for what an answer's stream says has gone wrong, in mid-stream or in place of the whole of it."""
-    told = _by_words(None, _words(error), error, None)
+    told = _by_words(None, words_of(error), error, None)
     return told or UpstreamBroken("upstream broke the answer off with an error of its own", body=error)
 
 
 def no_answer(body: bytes) -> UpstreamError:
     """The error for a success that held no answer at all; `body` is what stood in the place of a stream."""
-    said, is_json = _parsed(body)
+    said, is_json = parsed(body)
     if is_json and said is not None:
         return refusal_in_stream(said)
     if _is_page(body):
@@ -88,7 +88,7 @@ def no_answer(body: bytes) -> UpstreamError:
 
 
 def _by_words(
-    status: int | None, words: _Words, said: object, retry_after_seconds: float | None
+    status: int | None, words: Words, said: object, retry_after_seconds: float | None
 ) -> UpstreamError | None:
     if status == 401 or words.code == "token_expired":
         return UpstreamRefusedToken("upstream does not accept the access token", body=said)
@@ -109,7 +109,7 @@ def _by_words(
 
 
 def _by_status(
-    status: int, said: object, words: _Words, *, retry_after_seconds: float | None, is_json: bool
+    status: int, said: object, words: Words, *, retry_after_seconds: float | None, is_json: bool
 ) -> UpstreamError:
     if status == 403 and not is_json:
         return UpstreamRefusesPrograms(_REFUSES_PROGRAMS)
@@ -134,7 +134,7 @@ def _by_status(
     return UpstreamBroken(f"upstream failed ({status})", body=said, retry_after_seconds=retry_after_seconds)
 
 
-def _parsed(body: bytes) -> tuple[object, bool]:
+def parsed(body: bytes) -> tuple[object, bool]:
     """The JSON in `body`, and whether it is any."""
     try:
         return json.loads(body.decode("utf-8")), True
@@ -146,7 +146,7 @@ def _is_page(body: bytes) -> bool:
     return body.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<")
 
 
-def _words(said: object) -> _Words:
+def words_of(said: object) -> Words:
     """The words of `{"detail": "…"}`, `{"detail": {code, message, clears_in}}`, `{"error": …}` or a bare string.
 
     Arrays are not read: a 422 repeats what was sent, and a prompt about rate limits is no rate limit.
@@ -155,18 +155,18 @@ def _words(said: object) -> _Words:
     if isinstance(said, dict):
         detail = next((said[name] for name in ("detail", "error") if said.get(name) is not None), said)
     if isinstance(detail, str):
-        return _Words(detail, "", None)
+        return Words(detail, "", None)
     if not isinstance(detail, dict):
-        return _Words("", "", None)
+        return Words("", "", None)
     text, code, clears_in = detail.get("message"), detail.get("code"), detail.get("clears_in")
-    return _Words(
+    return Words(
         text if isinstance(text, str) else "",
         code if isinstance(code, str) else "",
         _sane_seconds(clears_in) if isinstance(clears_in, int | float) and not isinstance(clears_in, bool) else None,
     )
 
 
-def _retry_after_seconds(headers: Mapping[str, str]) -> float | None:
+def wait_told(headers: Mapping[str, str]) -> float | None:
     """`Retry-After` in seconds. One given as a date is held against the response's own `Date`: clocks differ."""
     value = headers.get("retry-after")
     if value is None:

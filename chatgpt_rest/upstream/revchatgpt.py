@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from chatgpt_rest import __version__, chatgpt_json, chatgpt_lists
 from chatgpt_rest.chatgpt_json import is_id
 from chatgpt_rest.errors import BadRequest, UpstreamBroken, UpstreamError
-from chatgpt_rest.model import Conversation, ListPage, ProjectPage, Question
+from chatgpt_rest.model import Conversation, ListPage, Model, ProjectPage, Question
 from chatgpt_rest.upstream.answer import LiveAnswer
 from chatgpt_rest.upstream.protocol import Answer, Caller
 
@@ -30,6 +30,8 @@ class RevChatGPT:
 
     `answer_timeout_seconds` is for an answer from its request to its last word. Raises what `protocol.Upstream` says.
     """
+
+    keeps_conversations = True
 
     def __init__(self, *, base_url: str, model: str | None = None, answer_timeout_seconds: float = 600) -> None:
         if not base_url.endswith("/"):
@@ -103,6 +105,10 @@ class RevChatGPT:
     async def delete_all(self, caller: Caller) -> None:
         async with self._chatbot(caller) as chatbot:
             await chatbot.clear_conversations()
+
+    async def models(self, caller: Caller) -> tuple[Model, ...]:
+        async with self._chatbot(caller) as chatbot:
+            return chatgpt_lists.models(await chatbot.get_models())
 
     async def aclose(self) -> None:
         """Close every connection. Answers that are still coming break off."""

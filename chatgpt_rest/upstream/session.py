@@ -124,7 +124,7 @@ class Session:
         """
         path, _, _ = url.removeprefix(self._base_url).partition("?")
         match path.split("/"):
-            case ["conversations" | "conversation"] | ["gizmos", "snorlax", "sidebar"]:
+            case ["conversations" | "conversation" | "models"] | ["gizmos", "snorlax", "sidebar"]:
                 return path
             case ["conversation", conversation_id] if is_id(conversation_id):
                 return "conversation/{id}"
@@ -206,13 +206,9 @@ class Stream:
         """Read once from the network; `_lines` then holds what came of it."""
         chunk = await self._chunk()
         events = self._reader.end() if chunk is None else self._reader.feed(chunk)
-        newest: dict[str, str] = {}
-        for event in events:
-            message = self._answer.take(event)
-            if message is not None:
-                # Each event repeats the text so far: of those that came together the last one says it all.
-                newest[message["id"]] = self._answer.line(message)
-        self._lines.extend(newest.values())
+        # Of what came together the newest says it all: each event repeats its message's text so far.
+        grown = {self._answer.take(event): None for event in events}
+        self._lines.extend(self._answer.line(identifier) for identifier in grown if identifier is not None)
         self._answer.is_done = self._reader.is_done
         self._has_ended = chunk is None or self._reader.is_done
         if self._has_ended:

@@ -23,15 +23,21 @@ import httpx
 from chatgpt_rest.errors import MirrorError, UpstreamAway, UpstreamBroken, UpstreamError, UpstreamSlow
 from chatgpt_rest.upstream.limits import LONGEST_ATTEMPT_SECONDS
 from chatgpt_rest.upstream.protocol import Caller, Receipt
+from chatgpt_rest.upstream.wire import Wire
 
 ERRAND: Final = "errand"
 """The name of the request extension that holds its Errand."""
 
-_TIMEOUT: Final = httpx.Timeout(connect=10, pool=5, write=30, read=None)  # reads are bounded as a whole, by deadlines
+_CONNECT_SECONDS: Final = 10
+_TIMEOUT: Final = httpx.Timeout(connect=_CONNECT_SECONDS, pool=5, write=30, read=None)  # deadlines bound whole reads
 
 # Servers close idle connections after as little as 5 s (uvicorn, Node). A request sent into that moment is lost, and it
 # cannot be sent again: nobody knows whether it arrived. So ours are closed first.
-_LIMITS: Final = httpx.Limits(max_connections=100, max_keepalive_connections=10, keepalive_expiry=4)
+_KEEPALIVE_SECONDS: Final = 4
+_CONNECTIONS: Final = 100
+_LIMITS: Final = httpx.Limits(
+    max_connections=_CONNECTIONS, max_keepalive_connections=10, keepalive_expiry=_KEEPALIVE_SECONDS
+)
 
 # A connection closed here must not be delivered later by the kernel, its token's hour would be wrong: what was not sent
 # when an attempt ends is thrown away.
@@ -52,8 +58,8 @@ class Unmetered(Exception):
     """A request without a gate, or to another address than upstream's, tried to leave: a mistake in this program."""
 
 
-def open_client(base_url: str, *, user_agent: str) -> httpx.AsyncClient:
-    """The client that all requests share. It keeps connections, and nothing else of one request for another."""
+def open_door(base_url: str) -> MeteredTransport:
+    """The door to `base_url`, with the connections that go through it."""
     verify = httpx.create_ssl_context(trust_env=False) if base_url.startswith("https:") else False
     connections = httpx.AsyncHTTPTransport(
         verify=verify,
@@ -63,8 +69,24 @@ def open_client(base_url: str, *, user_agent: str) -> httpx.AsyncClient:
         limits=_LIMITS,
         socket_options=_SOCKET_OPTIONS,
     )
+    wire = Wire(
+        verify=verify,
+        connect_seconds=_CONNECT_SECONDS,
+        keepalive_seconds=_KEEPALIVE_SECONDS,
+        connections=_CONNECTIONS,
+        socket_options=_SOCKET_OPTIONS,
+    )
+    return MeteredTransport(connections, wire, base_url=base_url)
+
+
+def open_client(
+    base_url: str, *, user_agent: str, transport: httpx.AsyncBaseTransport | None = None
+) -> httpx.AsyncClient:
+    """The client that all requests share. It keeps connections, and nothing else of one request for another.
+    `transport` is what leads to the door, where something stands in front of it.
+    """
     return httpx.AsyncClient(
-        transport=MeteredTransport(connections, base_url=base_url),
+        transport=transport or open_door(base_url),
         headers={"User-Agent": user_agent},
         # One caller's Set-Cookie would travel in another's request.
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
@@ -76,11 +98,12 @@ def open_client(base_url: str, *, user_agent: str) -> httpx.AsyncClient:
 
 class MeteredTransport(httpx.AsyncBaseTransport):
     """One token for every request, taken before it leaves. Raises UpstreamError in place of httpx's errors, and what
-    the gate raises.
+    the gate raises. What asks goes over the `wire`, all else over the `connections`.
     """
 
-    def __init__(self, connections: httpx.AsyncBaseTransport, *, base_url: str) -> None:
+    def __init__(self, connections: httpx.AsyncBaseTransport, wire: Wire, *, base_url: str) -> None:
         self._connections = connections
+        self._wire = wire
         self._base_url = httpx.URL(base_url)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -105,6 +128,7 @@ class MeteredTransport(httpx.AsyncBaseTransport):
 
     async def aclose(self) -> None:
         await self._connections.aclose()
+        await self._wire.aclose()
 
     def _is_upstream(self, url: httpx.URL) -> bool:
         ours = self._base_url
@@ -120,9 +144,10 @@ class MeteredTransport(httpx.AsyncBaseTransport):
             stream=request.stream,
             extensions={"timeout": request.extensions["timeout"]},
         )
+        way = self._wire if request.method == "POST" else self._connections
         try:
             async with asyncio.timeout_at(deadline):
-                return await self._connections.handle_async_request(outgoing)
+                return await way.handle_async_request(outgoing)
         except (httpx.HTTPError, TimeoutError) as error:
             fault = fault_of(error)
         # Outside of `except`: the frames of the error, which hold the token, would hang on as its context.

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
+import threading
 from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
@@ -15,6 +16,7 @@ from chatgpt_rest.clock import SECOND
 from chatgpt_rest.errors import NotFetched, NotFound, StartError, StorageFailed
 from chatgpt_rest.mirror import AccountMirror, Mirror
 from chatgpt_rest.mirror.reading import open_for_reading
+from chatgpt_rest.mirror.snapshot import known_schema
 from chatgpt_rest.model import ListedConversation, ListPage
 from tests.house import NOON, ManualClock
 from tests.mirrors import opening
@@ -80,8 +82,8 @@ async def test_a_reader_holds_nobody_up(tmp_path: Path, clock: ManualClock) -> N
 @pytest.mark.parametrize(
     ("statement", "told"),
     [
-        ("pragma user_version = 2", "an older version of this program (schema 2, this one needs 3)"),
-        ("pragma user_version = 99", "a newer version (schema 99, this program knows 3)"),
+        ("pragma user_version = 2", f"an older version of this program (schema 2, this one needs {known_schema()})"),
+        ("pragma user_version = 99", f"a newer version (schema 99, this program knows {known_schema()})"),
         ("pragma application_id = 7", "a database of another program"),
     ],
 )
@@ -105,6 +107,17 @@ async def test_what_is_no_mirror_is_refused(tmp_path: Path, clock: ManualClock, 
         async with open_for_reading(path, clock=clock):
             pass
     assert (path.read_bytes() if path.exists() else None) == content
+
+
+@pytest.mark.parametrize("name", ["nothing", "folder"])
+async def test_a_refusal_leaves_no_thread(tmp_path: Path, clock: ManualClock, name: str) -> None:
+    """What cannot be opened at all is refused before anything runs that could outlive the refusal."""
+    (tmp_path / "folder").mkdir()
+    before = set(threading.enumerate())
+    with pytest.raises(StartError, match="no such file"):
+        async with open_for_reading(tmp_path / name, clock=clock):
+            pass
+    assert set(threading.enumerate()) <= before
 
 
 # --------------------------------------------------------------------------------------------------------- exportable

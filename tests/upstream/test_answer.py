@@ -214,7 +214,7 @@ def test_an_id_that_is_none_is_not_taken_over(conversation_id: object) -> None:
 async def test_the_text_leaves_out_what_is_said_to_tools_and_what_repeats() -> None:
     """A reader is told each text once, and nothing that is not meant for people."""
     texts: list[Mapping[str, Any]] = [
-        {"message": text, "recipient": recipient}
+        {"message": text, "recipient": recipient, "parent_id": "a", "author": {"begins_at": 0}}
         for text, recipient in [("", "all"), ('search("x")', "browser"), ("A", "all"), ("A", None), ("AB", None)]
     ]
 

@@ -10,7 +10,7 @@ import pytest
 
 from chatgpt_rest.chatgpt_json import time_us
 from chatgpt_rest.errors import UpstreamBroken, UpstreamNotFound, UpstreamRejected
-from chatgpt_rest.model import ListPage, Project, ProjectPage
+from chatgpt_rest.model import ListPage, Model, Project, ProjectPage
 from chatgpt_rest.upstream.protocol import Caller
 from chatgpt_rest.upstream.revchatgpt import RevChatGPT
 from chatgpt_rest.upstream.simulated import SimConversation, SimulatedChatGPT
@@ -217,3 +217,34 @@ async def test_an_empty_page_is_the_last_whatever_it_says(
     assert (await upstream.list_page(alice, offset=0, limit=100)).is_last
     assert (await upstream.list_project(alice, "g-p-1")).is_last
     assert (await upstream.list_projects(alice)).cursor is None
+
+
+# ------------------------------------------------------------------------------------------------------------- models
+
+
+async def test_the_models_are_listed(upstream: RevChatGPT, alice: Caller, gate: RecordingGate) -> None:
+    """One request and one token, whose path is logged as it is."""
+    models = await upstream.models(alice)
+    assert models[0] == Model("gpt-5", title="GPT-5", max_tokens=196_000)
+    assert [model.id for model in models] == ["gpt-5", "gpt-5-thinking", "gpt-4o", "text-davinci-002-render-sha"]
+    assert gate.taken == ["GET models"]
+
+
+async def test_odd_models_are_left_out(chatgpt: SimulatedChatGPT, upstream: RevChatGPT, alice: Caller) -> None:
+    """What no request could name is no model, and what is told twice is one."""
+    names: list[Any] = ["a", None, "", 7, "x" * 201, "a\nb", "a", {"slug": "b"}]
+    odd: dict[str, Any] = {
+        "models": [*({"slug": name, "title": 1, "max_tokens": -1} for name in names), "c", {}, None, []]
+    }
+    chatgpt.fault("models", body=odd)
+    assert await upstream.models(alice) == (Model("a"),)
+
+
+@pytest.mark.parametrize("body", [{}, [], {"models": {}}, {"models": None}, "<html>"], ids=str)
+async def test_what_is_no_list_of_models_is_broken(
+    chatgpt: SimulatedChatGPT, upstream: RevChatGPT, alice: Caller, body: Any
+) -> None:
+    """Nothing is made of it."""
+    chatgpt.fault("models", body=body)
+    with pytest.raises(UpstreamBroken, match="cannot be read"):
+        await upstream.models(alice)

@@ -137,7 +137,8 @@ async def test_a_connection_that_upstream_closed_is_not_used_again() -> None:
     assert gate.outcomes == [200, 200, 200]
 
 
-async def test_a_request_is_never_sent_twice() -> None:
+@pytest.mark.parametrize("method", ["GET", "PATCH", "POST"])
+async def test_a_request_is_never_sent_twice(method: str) -> None:
     """A request whose kept connection upstream closes may have been read: it is not sent again."""
     gate = RecordingGate()
 
@@ -149,9 +150,9 @@ async def test_a_request_is_never_sent_twice() -> None:
 
     far = RawUpstream(answer)
     async with far.serving(), client_of(far.base_url) as client:
-        await client.get(far.base_url + "conversations", extensions=errand(gate))
+        await client.request(method, far.base_url + "conversation", extensions=errand(gate))
         with pytest.raises(UpstreamBroken) as caught:
-            await client.post(far.base_url + "conversation", content=b"{}", extensions=errand(gate))
+            await client.request(method, far.base_url + "conversation", content=b"{}", extensions=errand(gate))
         assert caught.value.code == "upstream_reset"
         assert (far.connections, len(far.requests)) == (1, 2)
     assert gate.outcomes == [200, "upstream_reset"]

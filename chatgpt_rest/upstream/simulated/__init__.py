@@ -10,6 +10,7 @@ from .accounts import Account
 from .answers import answer_to, segments
 from .conversations import SimConversation
 from .faults import STREAM_FAULTS, BadKnob, Fault
+from .openai_api import Reply, SimulatedOpenAI
 from .refusals import NAMED as NAMED_ERRORS
 from .requests import ReceivedRequest
 from .server import SimulatedChatGPT
@@ -21,8 +22,10 @@ __all__ = [
     "BadKnob",
     "Fault",
     "ReceivedRequest",
+    "Reply",
     "SimConversation",
     "SimulatedChatGPT",
+    "SimulatedOpenAI",
     "answer_to",
     "segments",
 ]

@@ -10,6 +10,9 @@ from typing import Final
 CUT_MARKER: Final = re.compile(r"\[\[max_tokens(?::(\d+))?\]\]")
 """In a prompt: the answer is cut by the limit of tokens, once or as many times as it says (`[[max_tokens:2]]`)."""
 
+LENGTH_MARKER: Final = re.compile(r"\[\[words:(\d{1,6})\]\]")
+"""In a prompt: so many words more (`[[words:20000]]`), for clients that are to be tried with a long answer."""
+
 SEPARATORS: Final = "\u2028\u2029\u0085"
 """Line separators that JSON may hold raw and that careless readers of lines split at."""
 
@@ -57,11 +60,20 @@ def answer_to(prompt: str) -> str:
         return KNOWN[prompt]
     seed = zlib.crc32(prompt.encode("utf-8", "surrogatepass"))
     advice = [ADVICE[(seed // 7 + step * 3) % len(ADVICE)] for step in range(3)]
-    quote = " ".join(CUT_MARKER.sub("", prompt).split())
+    quote = " ".join(LENGTH_MARKER.sub("", CUT_MARKER.sub("", prompt)).split())
     if len(quote) > LONGEST_QUOTE:
         quote = quote[:LONGEST_QUOTE].rstrip() + "…"
     points = "\n".join(f"- {point}" for point in advice)
-    return f"{OPENINGS[seed % len(OPENINGS)]}\n\n> {quote}\n\n{points}\n\nWould you like me to go into one of these?"
+    answer = f"{OPENINGS[seed % len(OPENINGS)]}\n\n> {quote}\n\n{points}\n\nWould you like me to go into one of these?"
+    marker = LENGTH_MARKER.search(prompt)
+    return answer if marker is None else f"{answer}\n\n{_filler(int(marker[1]))}"
+
+
+def _filler(words: int) -> str:
+    """So many words, in paragraphs."""
+    sentence = " ".join(ADVICE).replace("**", "").split()
+    paragraphs = [sentence[: min(len(sentence), words - start)] for start in range(0, words, len(sentence))]
+    return "\n\n".join(" ".join(paragraph) for paragraph in paragraphs)
 
 
 def cuts_in(prompt: str) -> int:

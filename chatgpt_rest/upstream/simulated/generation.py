@@ -22,6 +22,7 @@ from .messages import Json, assistant_message, message, text_of, user_message
 from .streams import Answer, frames, trailing_frame
 
 ACTIONS: Final = ("next", "continue", "variant")
+ROLES: Final = ("system", "user", "assistant")
 NOTHING_LEFT: Final = "That was all I had to say about it."
 TRAILING_SECONDS: Final = 30.0
 TRAILING_PAUSE_SECONDS: Final = 0.05
@@ -40,7 +41,7 @@ async def converse(request: web.Request) -> web.StreamResponse:
     model = asked.get("model") or ""
     if not isinstance(model, str):
         raise refusals.invalid("body", "model", why="str type expected", kind="type_error.str")
-    prompt = _prompt(asked) if action == "next" else None
+    sent = _sent(asked) if action == "next" else []
     conversation = _conversation(request, asked, parent_id)
     if account.generation is not None:
         raise refusals.one_at_a_time()
@@ -53,30 +54,30 @@ async def converse(request: web.Request) -> web.StreamResponse:
             conversation.touch()
         if model not in {"", "auto"}:
             conversation.model = model
-        answer = _answer(conversation, action, prompt, parent_id, request[DELIVERY].fault)
+        answer = _answer(conversation, action, sent, parent_id, request[DELIVERY].fault)
         return await _stream(request, answer, lambda: account.finish(generation))
     finally:
         account.finish(generation)
 
 
-def _prompt(asked: Json) -> Json:
-    """The user's message as sent; raises the 422 that says what is wrong with it."""
+def _sent(asked: Json) -> list[Json]:
+    """The messages as sent, the last one to be answered; raises the 422 that says what is wrong with them."""
     sent = asked.get("messages")
     if not isinstance(sent, list) or not sent:
         raise refusals.invalid("body", "messages", why="field required", kind="value_error.missing")
-    for index, prompt in enumerate(sent):
+    for index, each in enumerate(sent):
         where = ("body", "messages", index)
-        if not isinstance(prompt, dict) or not isinstance(prompt.get("id"), str):
+        if not isinstance(each, dict) or not isinstance(each.get("id"), str):
             raise refusals.invalid(*where, "id", why="field required", kind="value_error.missing")
-        author, content = prompt.get("author"), prompt.get("content")
-        if not isinstance(author, dict) or author.get("role") != "user":
+        author, content = each.get("author"), each.get("content")
+        role = author.get("role") if isinstance(author, dict) else None
+        if role not in ROLES or (role != "user" and each is sent[-1]):
             raise refusals.invalid(*where, "author", "role", why="must be user", kind="type_error.enum")
         if not isinstance(content, dict) or not isinstance(content.get("content_type"), str):
             raise refusals.invalid(*where, "content", why="field required", kind="value_error.missing")
         if not isinstance(content.get("parts"), list):
             raise refusals.invalid(*where, "content", "parts", why="value is not a valid list", kind="type_error.list")
-    last: Json = sent[-1]
-    return last
+    return sent
 
 
 def _conversation(request: web.Request, asked: Json, parent_id: str) -> SimConversation | None:
@@ -96,15 +97,16 @@ def _conversation(request: web.Request, asked: Json, parent_id: str) -> SimConve
     return conversation
 
 
-def _answer(conversation: SimConversation, action: str, prompt: Json | None, parent_id: str, fault: Fault) -> Answer:
-    """Grow the tree by the prompt and its answer, which is whole from the start; only the stream takes its time."""
+def _answer(conversation: SimConversation, action: str, sent: list[Json], parent_id: str, fault: Fault) -> Answer:
+    """Grow the tree by what was sent, each message below the one before, and the answer, which is whole from the start;
+    only the stream takes its time.
+    """
     at = conversation.update_time
     conversation.current_node = parent_id
-    echo: Json | None = None
-    if prompt is not None:
-        echo = user_message(prompt["id"], prompt["content"], at=at)
+    echoes = [_kept(each, at) for each in sent]
+    for echo in echoes:
         conversation.append(echo)
-    elif action == "variant":
+    if action == "variant":
         conversation.current_node = conversation.last("user")
     between = _tool_messages(conversation, at) if fault.stream == "tool_messages_between" else []
     if action == "continue":
@@ -128,7 +130,16 @@ def _answer(conversation: SimConversation, action: str, prompt: Json | None, par
     node_id = conversation.append(final)
     if len(pieces) > 1:
         conversation.unfinished[node_id] = pieces[1:]
-    return Answer(conversation_id=conversation.id, title=conversation.title, final=final, echo=echo, between=between)
+    return Answer(
+        conversation_id=conversation.id, title=conversation.title, final=final, echoes=echoes, between=between
+    )
+
+
+def _kept(sent: Json, at: float) -> Json:
+    role = sent["author"]["role"]
+    if role == "user":
+        return user_message(sent["id"], sent["content"], at=at)
+    return message(sent["id"], role, sent["content"], at=at, metadata=sent.get("metadata"))
 
 
 def _tool_messages(conversation: SimConversation, at: float) -> list[Json]:

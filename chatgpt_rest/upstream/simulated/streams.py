@@ -30,8 +30,8 @@ class Answer:
     conversation_id: str
     title: str | None
     final: Json
-    echo: Json | None = None
-    """The user's message; none when an answer is continued or made again."""
+    echoes: list[Json] = field(default_factory=list)
+    """What was sent, the prompt last; none when an answer is continued or made again."""
     between: list[Json] = field(default_factory=list)
     """What the model said to its tools and they to it before it answered."""
 
@@ -41,8 +41,8 @@ class Answer:
         return [self._event(self._unfinished(text)) for text in texts[:-1]] + [self._event(self.final)]
 
     def prelude(self) -> list[Json]:
-        """What comes before the answer: the echo of the user's message and the messages of tools."""
-        return [self._event(message) for message in ([self.echo] if self.echo else []) + self.between]
+        """What comes before the answer: the echo of what was sent and the messages of tools."""
+        return [self._event(message) for message in self.echoes + self.between]
 
     def _event(self, message: Json) -> Json:
         return {"message": message, "conversation_id": self.conversation_id, "error": None}
@@ -70,7 +70,7 @@ def frames(answer: Answer, fault: Fault) -> Frames:
     prelude, events = answer.prelude(), answer.events()
     name = fault.stream
     if name in {"empty", "done_only", "error_event_only", "only_user_event"}:
-        kept = prelude[:1] if name == "only_user_event" else []
+        kept = prelude[: len(answer.echoes)] if name == "only_user_event" else []
         kept += [_error_event(answer, fault)] if name == "error_event_only" else []
         return Frames([_frame(event) for event in kept] + ([DONE] if name != "empty" else []), len(kept))
     if name == "delta_encoding":
