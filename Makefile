@@ -38,10 +38,11 @@ browser:  ## install Chromium for the browser tests, if it is missing
 	    DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends chromium >/dev/null; \
 	} || echo "chromium is missing: on Debian, apt-get install chromium" >&2
 
-soak: $(BUILT)  ## what is generated, fifteen times as long: the budget, merging, ChatGPT's JSON, syncs, imports
+soak: $(BUILT)  ## what is generated, fifteen times as long: the budget, merging, ChatGPT's JSON, syncs, imports, kills
 	@$(PY) -X dev -m pytest -q --hypothesis-profile=soak tests/test_budget.py tests/test_merge.py \
 	    tests/test_chatgpt_json.py tests/test_sync_account.py tests/test_sync_histories.py tests/test_sync_kills.py \
-	    tests/test_import_generated.py tests/test_import_kills.py tests/archive/test_elements.py tests/archive/test_parsing.py
+	    tests/test_import_generated.py tests/test_import_kills.py tests/test_ask_kills.py \
+	    tests/archive/test_elements.py tests/archive/test_parsing.py
 
 check: $(BUILT)  ## format, lint, types, import rules
 	@$(PY) -m ruff format --quiet --check $(SOURCES) || { echo "make format would change the files above" >&2; exit 1; }

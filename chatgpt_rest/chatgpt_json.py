@@ -367,6 +367,8 @@ def _message_object(each: Node, raw: Mapping[str, Any], *, conversation_id: str)
         "create_time": raw.get("create_time"),
         "content": raw.get("content"),
     }
+    if isinstance(usage := metadata.get("usage"), dict):  # the tokens that an OpenAI API has counted
+        shown["usage"] = usage
     return shown if each.completeness is Completeness.COMPLETE else {**shown, "is_partial": True}
 
 

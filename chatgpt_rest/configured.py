@@ -30,6 +30,6 @@ class ConfiguredSecret:
         except FileNotFoundError:
             return None
         except (OSError, UnicodeDecodeError) as error:
-            log.warning("the file of a secret cannot be read name=%s error=%s", self.file.name, type(error).__name__)
+            log.warning("a credentials file cannot be read name=%s error=%s", self.file.name, type(error).__name__)
             return None
         return Secret(text) if text else None

@@ -225,7 +225,7 @@ def _how_it_failed(error: Exception, transcript: Transcript) -> AskState:
 def _incomplete(record: AskRecord, error: Exception | None) -> AnswerIncomplete:
     reason = "" if error is None else f": {error}"
     return AnswerIncomplete(
-        f"ChatGPT's answer broke off{reason}; what came is kept in the conversation",
+        f"the answer broke off{reason}; what came is kept in the conversation",
         details={"conversation_id": record.conversation, "message_id": record.answer_node},
     )
 
@@ -233,6 +233,6 @@ def _incomplete(record: AskRecord, error: Exception | None) -> AnswerIncomplete:
 def _uncertain(record: AskRecord, error: Exception | None) -> AskUncertain:
     reason = "" if error is None else f" ({error})"
     return AskUncertain(
-        f"it is not known whether this prompt reached ChatGPT{reason}; it is not sent again",
+        f"it is not known whether this prompt arrived{reason}; it is not sent again",
         details={"conversation_id": record.conversation},
     )

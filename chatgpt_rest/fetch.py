@@ -18,12 +18,12 @@ from chatgpt_rest.errors import (
     UpstreamNotFound,
     UpstreamRefusedToken,
 )
-from chatgpt_rest.mirror import AccountMirror, Standing
+from chatgpt_rest.mirror import AccountMirror, KnownModels, Standing
 from chatgpt_rest.upstream.protocol import LARGEST_PAGE, FindCaller, Upstream
 
 _ABSENCE_LASTS: Final = 10 * MINUTE
 _MODELS: Final = "/models"  # stands where a conversation's id would, and is none
-_ABSENCES: Final = 10_000  # held in memory, the oldest forgotten first
+_ABSENCES: Final = 1_000  # held in memory, the oldest forgotten first; an account can meet 50 in an hour
 
 
 class Fetches:
@@ -46,9 +46,15 @@ class Fetches:
         """Bring the newest conversations of an account whose list was never read. Raises UpstreamError, Unavailable."""
         await self._once((mirror.account, ""), lambda: self._fetch_first_page(mirror, find_caller))
 
-    async def fetch_models(self, mirror: AccountMirror, find_caller: FindCaller) -> None:
-        """Bring the list of models that this account may ask. Raises UpstreamError, Unavailable and BudgetSpent."""
-        await self._once((mirror.account, _MODELS), lambda: self._fetch_models(mirror, find_caller))
+    async def fetch_models(
+        self, mirror: AccountMirror, find_caller: FindCaller, *, instead_of: KnownModels | None
+    ) -> None:
+        """Bring the list of models that this account may ask, `instead_of` the one that the caller has seen: where
+        another reader just did, that is spared. Raises UpstreamError, Unavailable and BudgetSpent.
+        """
+        await self._once(
+            (mirror.account, _MODELS), lambda: self._fetch_models(mirror, find_caller, instead_of=instead_of)
+        )
 
     async def fetch(
         self, mirror: AccountMirror, conversation_id: str, find_caller: FindCaller, *, unless_here: bool = False
@@ -84,7 +90,11 @@ class Fetches:
         page = await self._upstream.list_page(caller, offset=0, limit=LARGEST_PAGE)
         await mirror.listings.take(page, since=since)
 
-    async def _fetch_models(self, mirror: AccountMirror, find_caller: FindCaller) -> None:
+    async def _fetch_models(
+        self, mirror: AccountMirror, find_caller: FindCaller, *, instead_of: KnownModels | None
+    ) -> None:
+        if await mirror.models.known() != instead_of:
+            return
         await mirror.models.keep(await self._upstream.models(await find_caller()))
 
     async def _fetch(

@@ -131,7 +131,7 @@ class Secret:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One message of a history that a client brings along: who speaks (`system`, `user` or `assistant`), and its words."""
+    """One message of a history that a client brings along: who speaks (`system`, `user` or `assistant`), and what."""
 
     role: str
     text: str

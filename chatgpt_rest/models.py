@@ -57,7 +57,7 @@ class ModelLists:
         if known is not None and self._age(known) < _FRESH_FOR:
             return known
         try:
-            return await self._fetch(mirror, find_caller)
+            return await self._fetch(mirror, find_caller, instead_of=known)
         except (UpstreamError, BudgetSpent, Unavailable, Unauthorized) as error:
             if known is None:
                 raise
@@ -79,19 +79,21 @@ class ModelLists:
             if not await self._requests.has_left(mirror.account, leave=1):
                 return
             try:
-                known = await self._fetch(mirror, find_caller)
+                known = await self._fetch(mirror, find_caller, instead_of=known)
             except (UpstreamError, BudgetSpent, Unavailable, Unauthorized) as error:
                 log.info("could not check a model's name account=%s reason=%s", mirror.account, error.code)
                 return
         if known.models and not known.has(name):
             raise unknown_model(known)
 
-    async def _fetch(self, mirror: AccountMirror, find_caller: FindCaller) -> KnownModels:
+    async def _fetch(
+        self, mirror: AccountMirror, find_caller: FindCaller, *, instead_of: KnownModels | None
+    ) -> KnownModels:
         until, failure = self._failures.get(mirror.account, (0, None))
         if failure is not None and until > self._clock.now():
             raise failure.with_traceback(None)
         try:
-            await self._fetches.fetch_models(mirror, find_caller)
+            await self._fetches.fetch_models(mirror, find_caller, instead_of=instead_of)
         except UpstreamError as error:
             rest = _RESTS_FOR_WITHOUT_LIST if _has_no_list(error) else _RESTS_FOR
             self._failures[mirror.account] = (self._clock.now() + rest, error)

@@ -66,8 +66,8 @@ async def find_local_parent(mirror: AccountMirror, conversation_id: str, parent_
 def _refusal_of_local(tree: Conversation) -> Conflict:
     if any(node.completeness is not Completeness.UNCONFIRMED for node in tree.nodes.values()):
         return Conflict(
-            "this conversation was held with an API key and lives in this mirror alone; ChatGPT does not know it, so ask "
-            "in a new one",
+            "this conversation was held with an API key and lives in this mirror alone; ChatGPT does not know it, so "
+            "ask in a new one",
             code="conversation_lives_here",
         )
     return Conflict(

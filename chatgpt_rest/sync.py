@@ -40,9 +40,6 @@ from chatgpt_rest.model import ListPage
 from chatgpt_rest.plan import Desk, FetchOne, Job, Pass, Plan, ReadPage
 from chatgpt_rest.upstream.protocol import LARGEST_PAGE, Caller, Upstream
 
-SYNC_OFF: Final = "sync_off"
-"""Why nothing is synced where upstream keeps no conversations: a code."""
-
 _ABSENCE_LASTS: Final = DAY  # of a list that upstream does not have
 _FIRST_PAUSE: Final = 3  # in doublings of a minute: 8 minutes, then 16, 32, and an hour from there on
 _JITTER: Final = 0.25  # of a pause, at most, either way
@@ -113,7 +110,7 @@ class Sync:
     def require_upstream(self) -> None:
         """Raises Conflict where there is nothing to sync with."""
         if not self.is_possible:
-            raise Conflict("there is nothing to sync with: this upstream keeps no conversations", code=SYNC_OFF)
+            raise Conflict("there is nothing to sync with: this upstream keeps no conversations", code="sync_off")
 
     def desk(self, account: str) -> Desk:
         """What is going on for an account."""

@@ -15,7 +15,7 @@ from chatgpt_rest.errors import StorageFailed, UpstreamError, UpstreamLimit, Ups
 from chatgpt_rest.listing import OVERLAP, PLAIN
 from chatgpt_rest.mirror import AccountMirror, Counts, KnownList, Mirror, SetAside, StaleConversation, SyncState
 from chatgpt_rest.plan import Desk, Pass
-from chatgpt_rest.sync import SYNC_OFF, Sync, Tokens
+from chatgpt_rest.sync import Sync, Tokens
 from chatgpt_rest.upstream.protocol import LARGEST_PAGE
 
 State = Literal["idle", "running", "paused", "offline"]
@@ -104,7 +104,7 @@ async def read_status(account: str, *, mirror: Mirror, sync: Sync, tokens: Token
     if sync.is_possible:
         price, _ = await _price(own, sync, rows, is_wanted=current is not None and current.wants_list)
     else:
-        state, reason, resumes_at = "paused", SYNC_OFF, None
+        state, reason, resumes_at = "paused", "sync_off", None
     return Status(
         account=account,
         state=state,

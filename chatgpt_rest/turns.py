@@ -29,6 +29,7 @@ _MARKER: Final = re.compile(
     "|[\ue200-\ue20f]"
 )
 _SEAM: Final = "\n\n"
+_CHAIN_START: Final = b""
 
 A = TypeVar("A")
 
@@ -142,15 +143,13 @@ def path_turns(tree: Conversation, end: str) -> list[PlacedTurn]:
     return [PlacedTurn(turn, node.id) for turn, node, _ in _walk(alone, (), lambda *_: ())]
 
 
-def tree_hashes(tree: Conversation) -> set[int]:
+def tree_hashes(tree: Conversation) -> Iterator[int]:
     """The hash, as `history_hashes` has it, of every path from the root that ends with an answer, and of every one to
-    a first prompt, before any answer.
+    a first prompt, before any answer; those of equal paths more than once.
     """
-    found: set[int] = set()
     for turn, _, path in _walk(tree, _Path(_CHAIN_START), _hashed):
         if turn.role == "assistant" or (turn.role == "user" and path.prompts == 1 and not path.has_answer):
-            found.add(_number(path.chain))
-    return found
+            yield _number(path.chain)
 
 
 def longest_match(tree: Conversation, turns: list[Turn]) -> Match | None:
@@ -197,9 +196,6 @@ def _is_blank(text: str) -> bool:
 
 def _joined(texts: Iterable[str]) -> str:
     return _SEAM.join(words for text in texts if (words := shown(text)))
-
-
-_CHAIN_START: Final = b""
 
 
 def _chained(chain: bytes, turn: Turn) -> bytes:

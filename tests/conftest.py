@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from chatgpt_rest.clock import SECOND
-from chatgpt_rest.upstream.simulated import SimulatedChatGPT
+from chatgpt_rest.upstream.simulated import SimulatedChatGPT, SimulatedOpenAI
 from tests.house import Client, House, ManualClock, open_house
 
 # With -X dev asyncio notes of each future and callback where it was made, in ten frames: a third of the time that tests
@@ -54,3 +54,16 @@ async def house(tmp_path: Path, chatgpt: SimulatedChatGPT, base_url: str, clock:
 def client(house: House) -> Client:
     """Alice, with an access token that is new here and that ChatGPT accepts."""
     return house.client
+
+
+@pytest.fixture
+def api() -> SimulatedOpenAI:
+    """An OpenAI API with two models."""
+    return SimulatedOpenAI()
+
+
+@pytest.fixture
+async def api_url(api: SimulatedOpenAI) -> AsyncIterator[str]:
+    """Where it listens."""
+    async with api.serving() as url:
+        yield url

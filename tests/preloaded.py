@@ -1,42 +1,54 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`server.py` as a process that is there at once: forked from one that has imported the program already.
+"""`server.py` as a process that is there at once: forked from one that has loaded the libraries already.
 
-For suites that kill it dozens of times. Each is a process of its own like any other; only what is imported when is
-nothing that they can tell.
+Each is a process of its own like any other, with its own environment, arguments and streams; only how long it takes to
+start, and what it loads when, are nothing that it can tell. Importing was most of what hundreds of processes did here.
 """
 
 from __future__ import annotations
 
 import asyncio
+import atexit
 import gc
 import json
 import os
+import selectors
 import signal
 import socket
+import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import cache
+from importlib import import_module
+from io import TextIOWrapper
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, cast
 
-_LONGEST_BYTES: Final = 65_536  # of a message between the two
+_CHECKOUT: Final = Path(__file__).parents[1]
+_LONGEST_BYTES: Final = 100_000  # of what is asked for: arguments and an environment
+_STREAMS: Final = 3
+_LIBRARIES: Final = (
+    *("aiohttp.web", "aiosqlite", "jinja2", "msgspec", "rich.console", "rich.progress", "typer", "typer.rich_utils"),
+    *("uvloop", "httpx", "revChatGPT.V1"),
+)
+_OURS: Final = ("chatgpt_rest.app", "chatgpt_rest.launch", "chatgpt_rest.upstream.chatbot")
 
 
 class Forked:
     """What `asyncio.subprocess.Process` would tell of a process that another one has started."""
 
-    def __init__(self, pid: int, stdout: asyncio.StreamReader, control: socket.socket) -> None:
+    def __init__(self, pid: int, stdout: asyncio.StreamReader, status: asyncio.StreamReader) -> None:
         self.pid = pid
         self.stdout = stdout
-        self._control = control
-        self._end: asyncio.Task[int] | None = None
+        self._end = asyncio.create_task(_read_end(status))
 
     @property
     def returncode(self) -> int | None:
-        return self._end.result() if self._end is not None and self._end.done() else None
+        return self._end.result() if self._end.done() else None
 
     def send_signal(self, number: int) -> None:
-        # Its number is nobody else's until its parent has been told to wait for it.
         if self.returncode is None:
             os.kill(self.pid, number)
 
@@ -45,88 +57,127 @@ class Forked:
 
     async def wait(self) -> int:
         """Its status, negative for a signal that killed it."""
-        if self._end is None:
-            self._end = asyncio.create_task(_ask(self._control, {"wait": self.pid}))
         return await asyncio.shield(self._end)
 
 
-class Preloaded:
-    """The process that others are forked from, one after the other: it waits for one that is to end."""
-
-    def __init__(self, control: socket.socket) -> None:
-        self._control = control
-
-    async def fork(self, environ: Mapping[str, str]) -> Forked:
-        """Run `server.py` in this environment. Both its streams are read as one."""
-        readable, writable = os.pipe()
-        try:
-            pid = await _ask(self._control, {"environ": dict(environ)}, writable)
-        finally:
-            os.close(writable)
-        stdout = asyncio.StreamReader()
-        await asyncio.get_running_loop().connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(stdout), os.fdopen(readable, "rb")
+async def fork(
+    *arguments: str, environ: Mapping[str, str], stdin: int, stderr: int | None = None, is_whole: bool = False
+) -> Forked:
+    """Run `server.py` in this environment. With no `stderr` both its streams are read as one. Where everything of ours
+    is loaded, too (`is_whole`), it is there soonest, but its coverage is not whole.
+    """
+    stdout, theirs = os.pipe()
+    status, told = os.pipe()
+    try:
+        asked = json.dumps({"arguments": arguments, "environ": dict(environ)}).encode()
+        socket.send_fds(
+            _parent(is_whole=is_whole), [asked], [stdin, theirs, theirs if stderr is None else stderr, told]
         )
-        return Forked(pid, stdout, self._control)
+    finally:
+        os.close(theirs)
+        os.close(told)
+    reader = await read_pipe(status)
+    return Forked(await _read_number(reader), await read_pipe(stdout), reader)
 
 
-@asynccontextmanager
-async def preloaded() -> AsyncIterator[Preloaded]:
-    """Import the program once, for any number of forks. Leaving ends it; its forks have been ended by then."""
+async def read_pipe(descriptor: int) -> asyncio.StreamReader:
+    """What comes out of this end of a pipe, which is closed with its last byte."""
+    reader = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(descriptor, "rb")
+    )
+    return reader
+
+
+async def _read_number(reader: asyncio.StreamReader) -> int:
+    return int(await reader.readline())
+
+
+async def _read_end(reader: asyncio.StreamReader) -> int:
+    status = await _read_number(reader)
+    await reader.read()  # nothing, and with that the pipe is closed
+    return status
+
+
+@cache
+def _parent(*, is_whole: bool) -> socket.socket:
+    """The connection to the process that forks, one for all tests; it ends with this one."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with ours:
-        ours.setblocking(False)
-        with theirs:
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-W", "error", __file__, str(theirs.fileno())),
-                stdin=asyncio.subprocess.DEVNULL,
-                cwd="/",
-                env={"PATH": os.environ["PATH"]},
-                pass_fds=(theirs.fileno(),),
-            )
-        try:
-            yield Preloaded(ours)
-        finally:
-            with suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
+    with theirs:
+        process = subprocess.Popen(
+            [sys.executable, "-W", "error", __file__, str(theirs.fileno()), *(["whole"] if is_whole else [])],
+            stdin=subprocess.DEVNULL,
+            cwd="/",
+            env={"PATH": os.environ["PATH"], "HOME": "/nonexistent"},
+            pass_fds=(theirs.fileno(),),
+        )
+
+    def end() -> None:
+        ours.close()
+        process.wait()
+
+    atexit.register(end)
+    return ours
 
 
-async def _ask(control: socket.socket, asked: object, *descriptors: int) -> int:
-    socket.send_fds(control, [json.dumps(asked).encode()], descriptors)
-    return int(await asyncio.get_running_loop().sock_recv(control, _LONGEST_BYTES))
+# ---------------------------------------------------------------------------------------------------- the other side
 
 
-def _fork_on_demand(control: socket.socket) -> None:
-    """The other side: returns in each fork, which then becomes the program, and ends with the one who asks."""
+def _fork_on_demand(control: socket.socket) -> list[str]:
+    """Ends with the one who asks, and returns in each fork: the arguments of what it then becomes."""
     gc.freeze()
-    while True:
-        message, descriptors, _, _ = socket.recv_fds(control, _LONGEST_BYTES, 1)
-        if not message:
-            sys.exit()
-        asked = json.loads(message)
-        if "wait" in asked:
-            answer = os.waitstatus_to_exitcode(os.waitpid(asked["wait"], 0)[1])
-        elif (answer := os.fork()) == 0:
-            control.close()
-            for stream in (1, 2):
-                os.dup2(descriptors[0], stream)
-            os.close(descriptors[0])
-            os.environ.clear()
-            os.environ.update(asked["environ"])
-            return
-        for descriptor in descriptors:
-            os.close(descriptor)
-        control.send(str(answer).encode())
+    with selectors.DefaultSelector() as ready:
+        ready.register(control, selectors.EVENT_READ)
+        while True:
+            for key, _ in ready.select():
+                if key.fileobj is not control:
+                    ready.unregister(key.fd)
+                    os.close(key.fd)
+                    pid, told = key.data
+                    _tell(told, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+                    os.close(told)
+                    continue
+                message, descriptors, _, _ = socket.recv_fds(control, _LONGEST_BYTES, _STREAMS + 1)
+                if not message:
+                    sys.exit()
+                if (pid := os.fork()) == 0:
+                    others = [each.data[1] for each in ready.get_map().values() if each.data] + [
+                        each.fd for each in ready.get_map().values()
+                    ]
+                    control.detach()
+                    return _become(json.loads(message), descriptors, others)
+                for descriptor in descriptors[:_STREAMS]:
+                    os.close(descriptor)
+                _tell(descriptors[_STREAMS], pid)
+                ready.register(os.pidfd_open(pid), selectors.EVENT_READ, (pid, descriptors[_STREAMS]))
+
+
+def _tell(descriptor: int, number: int) -> None:
+    with suppress(BrokenPipeError):  # nobody waits for it any more
+        os.write(descriptor, f"{number}\n".encode())
+
+
+def _become(asked: dict[str, Any], descriptors: list[int], others: list[int]) -> list[str]:
+    for stream in range(_STREAMS):
+        os.dup2(descriptors[stream], stream)
+    for descriptor in {*descriptors, *others}:
+        os.close(descriptor)
+    os.environ.clear()
+    os.environ.update(asked["environ"])
+    time.tzset()
+    if any(name.startswith("COVERAGE_PROCESS_") for name in os.environ):
+        coverage.process_startup()
+    return [str(argument) for argument in asked["arguments"]]
 
 
 if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).parents[1])
-    import uvloop  # noqa: F401
+    import coverage
 
-    from chatgpt_rest import app  # noqa: F401
+    sys.path[0] = str(_CHECKOUT)
+    for name in (*_LIBRARIES, *(_OURS if "whole" in sys.argv else ())):
+        import_module(name)
+    sys.argv = ["server.py", *_fork_on_demand(socket.socket(fileno=int(sys.argv[1])))]
+    cast(TextIOWrapper, sys.stdout).reconfigure(line_buffering=True)  # as PYTHONUNBUFFERED would have it
     from chatgpt_rest.cli import main
-    from chatgpt_rest.upstream import chatbot  # noqa: F401
 
-    _fork_on_demand(socket.socket(fileno=int(sys.argv.pop())))
     main()

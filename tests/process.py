@@ -15,13 +15,15 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Final
 
-from tests.preloaded import Forked, Preloaded
+from tests.preloaded import Forked, fork, read_pipe
 
 CHECKOUT: Final = Path(__file__).parents[1]
 PATIENCE_SECONDS: Final = 30.0
 
+_STRICT: Final = ("-W", "error")
 _LISTENING: Final = re.compile(r"listening address=(\S+)")
 
 
@@ -107,12 +109,16 @@ def environment(folder: Path, base_url: str, environ: Mapping[str, str] | None =
 
 
 async def command(
-    *arguments: str, environ: Mapping[str, str], stdin: str = "", python: tuple[str, ...] = ("-W", "error")
+    *arguments: str, environ: Mapping[str, str], stdin: str = "", python: tuple[str, ...] | None = None
 ) -> Finished:
-    """Run a command of `server.py` to its end."""
+    """Run a command of `server.py` to its end. It is forked from a process that has loaded the libraries, unless its
+    interpreter is to be another.
+    """
+    if python is None and _can_fork(environ):
+        return await _forked_command(arguments, environ, stdin.encode("utf-8", "surrogateescape"))
     process = await asyncio.create_subprocess_exec(
         sys.executable,
-        *python,
+        *(_STRICT if python is None else python),
         str(CHECKOUT / "server.py"),
         *arguments,
         stdin=asyncio.subprocess.PIPE,
@@ -135,41 +141,62 @@ async def command(
 async def started(
     *arguments: str,
     environ: Mapping[str, str],
-    python: tuple[str, ...] = ("-W", "error"),
+    python: tuple[str, ...] | None = None,
     under: tuple[str, ...] = (),
     cwd: str = "/",
+    is_whole: bool = False,
 ) -> AsyncIterator[Running]:
-    """Start `server.py` with a command that goes on, `under` another program; leaving kills what is left of it."""
-    process = await asyncio.create_subprocess_exec(
-        *under,
-        sys.executable,
-        *python,
-        str(CHECKOUT / "server.py"),
-        *arguments,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        cwd=cwd,
-        env={"PYTHONUNBUFFERED": "1", **environ},
-    )
-    async with _kept(Running(process)) as running:
-        yield running
-
-
-@asynccontextmanager
-async def forked(preloaded: Preloaded, *, environ: Mapping[str, str]) -> AsyncIterator[Running]:
-    """The same, of the server alone, in a tenth of the time."""
-    async with _kept(Running(await preloaded.fork(environ))) as running:
-        yield running
-
-
-@asynccontextmanager
-async def _kept(running: Running) -> AsyncIterator[Running]:
+    """Start `server.py` with a command that goes on, `under` another program; leaving kills what is left of it. It is
+    forked as above; with `is_whole` from a process that has loaded the server, too.
+    """
+    process: asyncio.subprocess.Process | Forked
+    if python is None and not under and cwd == "/" and _can_fork(environ):
+        with Path(os.devnull).open("rb") as nothing:  # noqa: ASYNC230 - no file
+            process = await fork(*arguments, environ=environ, stdin=nothing.fileno(), is_whole=is_whole)
+    else:
+        process = await asyncio.create_subprocess_exec(
+            *under,
+            sys.executable,
+            *(_STRICT if python is None else python),
+            str(CHECKOUT / "server.py"),
+            *arguments,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            cwd=cwd,
+            env={"PYTHONUNBUFFERED": "1", **environ},
+        )
+    running = Running(process)
     reading = asyncio.create_task(running.read())
     try:
         yield running
     finally:
         with contextlib.suppress(ProcessLookupError):
-            running.process.kill()
-        await running.process.wait()
+            process.kill()
+        await process.wait()
         await reading
+
+
+def _can_fork(environ: Mapping[str, str]) -> bool:
+    """Whether nothing in it is read as early as the interpreter starts."""
+    return not any(name.startswith(("PYTHON", "LC_", "LANG")) for name in environ)
+
+
+async def _forked_command(arguments: tuple[str, ...], environ: Mapping[str, str], stdin: bytes) -> Finished:
+    with TemporaryFile() as said:
+        said.write(stdin)
+        said.seek(0)
+        readable, writable = os.pipe()
+        try:
+            process = await fork(*arguments, environ=environ, stdin=said.fileno(), stderr=writable)
+        finally:
+            os.close(writable)
+    errors = await read_pipe(readable)
+    try:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            out, err = await asyncio.gather(process.stdout.read(), errors.read())
+            status = await process.wait()
+    finally:
+        process.kill()
+        await process.wait()
+    return Finished(status, out.decode(), err.decode())

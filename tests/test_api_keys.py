@@ -314,7 +314,7 @@ async def test_a_credentials_file_that_cannot_be_read_is_told(
         file.write_bytes(content)
     async with configured(tmp_path, base_url, clock, file=file) as auth:
         assert await auth.adopt_configured() is None
-    assert "the file of a secret cannot be read name=access_token" in caplog.text
+    assert "a credentials file cannot be read name=access_token" in caplog.text
     assert "secret" not in caplog.text
 
 

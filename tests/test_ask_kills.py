@@ -25,8 +25,7 @@ from chatgpt_rest.model import Completeness
 from chatgpt_rest.upstream.simulated import Account, SimulatedChatGPT
 from chatgpt_rest.upstream.simulated.answers import answer_to
 from tests.house import Client
-from tests.preloaded import Preloaded, preloaded
-from tests.process import Running, environment, forked
+from tests.process import Running, environment, started
 from tests.rows import rows
 
 SEED: Final = 20_261_122
@@ -99,19 +98,10 @@ async def session() -> AsyncIterator[aiohttp.ClientSession]:
         yield session
 
 
-@pytest.fixture
-async def program() -> AsyncIterator[Preloaded]:
-    """The program, ready to be started."""
-    async with preloaded() as program:
-        yield program
-
-
 class Rig:
     """Clients of three accounts who ask a server that is killed, and what each was told."""
 
-    def __init__(
-        self, folder: Path, chatgpt: SimulatedChatGPT, base_url: str, session: aiohttp.ClientSession, program: Preloaded
-    ) -> None:
+    def __init__(self, folder: Path, chatgpt: SimulatedChatGPT, base_url: str, session: aiohttp.ClientSession) -> None:
         self.random = Random(SEED)
         self.prompts: list[Prompt] = []
         self.mirror = folder / "mirror.sqlite"
@@ -120,7 +110,6 @@ class Rig:
         self._folder = folder
         self._base_url = base_url
         self._session = session
-        self._program = program
         self._tokens = {account.user_id: account.token() for account in self.accounts}
 
     def started(self, *, is_syncing: bool) -> Any:
@@ -137,7 +126,7 @@ class Rig:
         )
         # A process that is killed tells nothing of its coverage.
         environ = {name: value for name, value in environ.items() if not name.startswith("COVERAGE_")}
-        return forked(self._program, environ=environ)
+        return started(environ=environ, is_whole=True)
 
     def client(self, address: str, account: Account) -> Client:
         return Client(self._session, address, self._tokens[account.user_id])
@@ -273,13 +262,13 @@ async def strike(rig: Rig, server: Running, asking: set[asyncio.Task[None]]) -> 
 
 
 async def test_asks_that_are_killed_are_neither_lost_nor_sent_twice(
-    tmp_path: Path, chatgpt: SimulatedChatGPT, base_url: str, session: aiohttp.ClientSession, program: Preloaded
+    tmp_path: Path, chatgpt: SimulatedChatGPT, base_url: str, session: aiohttp.ClientSession
 ) -> None:
     """Whatever ChatGPT received is here in the end, once and whole, as it has it; nothing was sent to it twice; and
     what never reached it is here as unconfirmed, unless the client was told that it was not asked.
     """
     kills = 500 if settings.get_current_profile_name() == "soak" else 50
-    rig = Rig(tmp_path, chatgpt, base_url, session, program)
+    rig = Rig(tmp_path, chatgpt, base_url, session)
     for _ in range(kills):
         chatgpt.settings.event_pause_seconds = rig.random.choice([0, 0.001, 0.005])
         async with rig.started(is_syncing=rig.random.random() < 0.3) as server:

@@ -14,11 +14,11 @@ import pytest
 from hypothesis import event, given
 from hypothesis import strategies as st
 
-from chatgpt_rest.budget import WINDOW, Budget, budget
+from chatgpt_rest.budget import NO_LIMIT, WINDOW, Budget, budget
 from chatgpt_rest.clock import HOUR, MINUTE, SECOND
 from chatgpt_rest.errors import BudgetSpent
 from chatgpt_rest.mirror import LoggedRequest, Mirror
-from tests.house import ManualClock
+from tests.house import NOON, ManualClock
 from tests.mirrors import LONGEST_ATTEMPT, opening
 
 NOW: Final = 10 * HOUR
@@ -278,3 +278,22 @@ async def test_no_rolling_hour_at_upstream_sees_more_than_the_capacity(schedule:
     arrivals = sorted(journey.arrives_at for journey in world.journeys)
     for index, first in enumerate(arrivals):
         assert sum(first <= other < first + HOUR for other in arrivals[index:]) <= CAPACITY
+
+
+# ------------------------------------------------------------------------------------------------------- without limit
+
+
+def test_a_bucket_without_limit_is_never_empty() -> None:
+    """However much was taken, the next request may leave now, and so may the one after a million others."""
+    unlimited = budget([NOON] * 10_000, capacity=NO_LIMIT, now=NOON)
+    assert not unlimited.is_limited
+    assert unlimited.remaining > 2**52
+    assert (unlimited.next_token_at, unlimited.more_at, unlimited.time_of(1_000_000)) == (NOON, NOON, NOON)
+
+
+def test_upstreams_own_limit_holds_a_bucket_without_limit() -> None:
+    """Nothing may leave before it ends."""
+    until = NOON + HOUR
+    blocked = budget([NOON], capacity=NO_LIMIT, now=NOON, blocked_until=until)
+    assert blocked.remaining == 0
+    assert (blocked.next_token_at, blocked.more_at, blocked.time_of(7)) == (until, until, until)

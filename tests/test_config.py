@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import pytest
 
-from chatgpt_rest.config import PREFIX, TOKEN_VARIABLE, Config, keys, load_config
+from chatgpt_rest.config import KEY_VARIABLE, PREFIX, TOKEN_VARIABLE, Config, keys, load_config
 from chatgpt_rest.errors import StartError
 from chatgpt_rest.model import Secret
 
@@ -31,6 +31,7 @@ OTHER_VALUES: Final[dict[tuple[str, str], tuple[str, Any]]] = {
     ("mirror", "path"): ("/somewhere/else.sqlite", Path("/somewhere/else.sqlite")),
     ("mirror", "cache_bytes"): ("0", 0),
     ("mirror", "keep_deleted_days"): ("7", 7),
+    ("upstream", "kind"): ("openai", "openai"),
     ("upstream", "base_url"): ("https://example.org/backend-api/", "https://example.org/backend-api/"),
     ("upstream", "model"): ("gpt-4", "gpt-4"),
     ("upstream", "answer_timeout_seconds"): ("20", 20.0),
@@ -53,6 +54,11 @@ OTHER_VALUES: Final[dict[tuple[str, str], tuple[str, Any]]] = {
     ("log", "level"): ("DEBUG", "DEBUG"),
 }
 """For each key a value that is not its default, as the environment writes it and as the program knows it."""
+
+ALONG: Final[dict[tuple[str, str], dict[str, str]]] = {
+    ("upstream", "kind"): {"CHATGPT_REST_UPSTREAM__BASE_URL": "https://api.openai.com/v1/"}
+}
+"""What has to be set for a key to have that value."""
 
 
 def value_of(config: Config, section: str, key: str) -> object:
@@ -97,8 +103,9 @@ def test_every_key_has_one_comment(section: str, key: str) -> None:
 def test_every_key_can_be_overridden_by_the_environment(section: str, key: str) -> None:
     """`CHATGPT_REST_<SECTION>__<KEY>` wins over the default."""
     text, value = OTHER_VALUES[section, key]
-    assert value_of(load_config(None, {}), section, key) != value
-    assert value_of(load_config(None, {variable(section, key): text}), section, key) == value
+    along = ALONG.get((section, key), {})
+    assert value_of(load_config(None, along), section, key) != value
+    assert value_of(load_config(None, {**along, variable(section, key): text}), section, key) == value
 
 
 @pytest.mark.parametrize(("section", "key"), KEYS)
@@ -108,7 +115,8 @@ def test_every_key_can_be_overridden_by_a_file(tmp_path: Path, section: str, key
     given = list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
     literal = {True: "true", False: "false"}.get(given, repr(given)) if isinstance(given, bool) else repr(given)
     file = written(tmp_path, f"[{section}]\n{key} = {literal}\n")
-    config, default = load_config(file, {}), load_config(None, {})
+    along = ALONG.get((section, key), {})
+    config, default = load_config(file, along), load_config(None, along)
     assert value_of(config, section, key) == value
     others = [one for one in KEYS if one not in {(section, key), ("mirror", "path")}]
     assert [value_of(config, *one) for one in others] == [value_of(default, *one) for one in others]
@@ -175,7 +183,8 @@ WRONG: Final = [
     ("upstream", "base_url", "https://chatgpt.com/a b/", "http or https"),
     ("upstream", "model", "", "length >= 1"),
     ("upstream", "answer_timeout_seconds", "86401", "<= 86400"),
-    ("rate_limit", "requests_per_hour", "0", ">= 1"),
+    ("upstream", "kind", "claude", "one of 'chatgpt', 'openai'"),
+    ("rate_limit", "requests_per_hour", "-1", ">= 0"),
     ("rate_limit", "requests_per_hour", "9223372036854775808", "<="),
     ("rate_limit", "exceeded_status", "418", "one of 500, 429"),
     ("auth", "accept_access_tokens", "perhaps", "'auto', 'yes', 'no'"),
@@ -262,15 +271,54 @@ def test_a_long_value_is_not_shown_whole() -> None:
 
 
 @pytest.mark.parametrize("section", ["upstream", "auth"])
-def test_an_access_token_in_the_file_is_refused(tmp_path: Path, section: str) -> None:
+@pytest.mark.parametrize(("name", "its_variable"), [("access_token", TOKEN_VARIABLE), ("api_key", KEY_VARIABLE)])
+def test_a_secret_in_the_file_is_refused(tmp_path: Path, section: str, name: str, its_variable: str) -> None:
     """Secrets never stand in config.toml, and what stood there is not shown."""
-    file = written(tmp_path, f"[{section}]\naccess_token = 'hunter2'\n")
+    file = written(tmp_path, f"[{section}]\n{name} = 'hunter2'\n")
     text = refusal(file)
     assert "hunter2" not in text
     assert str(file) in text
     if section == "upstream":
-        assert TOKEN_VARIABLE in text
+        assert its_variable in text
         assert "$CREDENTIALS_DIRECTORY" in text
+
+
+OPENAI: Final = {
+    "CHATGPT_REST_UPSTREAM__KIND": "openai",
+    "CHATGPT_REST_UPSTREAM__BASE_URL": "https://api.openai.com/v1/",
+}
+
+
+@pytest.mark.parametrize("base_url", ["https://chatgpt.com/backend-api/", "https://chatgpt.com/v1/"])
+def test_an_api_is_not_at_chatgpts_address(base_url: str) -> None:
+    """The default of the one kind is no address of the other: the message says what to write."""
+    text = refusal(None, {**OPENAI, "CHATGPT_REST_UPSTREAM__BASE_URL": base_url})
+    assert "https://api.openai.com/v1/" in text
+
+
+def test_no_limit_is_for_an_api_alone() -> None:
+    """Requests without end would lock a ChatGPT account out, and the message says so."""
+    unlimited = {variable("rate_limit", "requests_per_hour"): "0"}
+    assert load_config(None, {**OPENAI, **unlimited}).rate_limit.requests_per_hour == 0
+    assert 'kind = "openai"' in refusal(None, unlimited)
+
+
+def test_an_api_proves_no_access_tokens() -> None:
+    """Told to accept them, the program does not start; `auto` is no, wherever the API is."""
+    choice = variable("auth", "accept_access_tokens")
+    assert "local keys" in refusal(None, {**OPENAI, choice: "yes"})
+    here = {**OPENAI, "CHATGPT_REST_UPSTREAM__BASE_URL": "http://127.0.0.1:11434/v1/"}
+    assert not load_config(None, here).accepts_access_tokens
+    assert not load_config(None, {**OPENAI, choice: "no"}).accepts_access_tokens
+
+
+def test_the_api_key_comes_from_the_environment_or_a_file(tmp_path: Path) -> None:
+    """As the access token does; it does not show in the configuration's own text."""
+    config = load_config(None, {**OPENAI, KEY_VARIABLE: " sk-hunter2\n", "CREDENTIALS_DIRECTORY": str(tmp_path)})
+    assert config.api_key == Secret("sk-hunter2")
+    assert config.api_key_file == tmp_path / "api_key"
+    assert "hunter2" not in repr(config)
+    assert load_config(None, OPENAI).api_key is None
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ import typer.main
 from chatgpt_rest import errors
 from chatgpt_rest.api.routes import API
 from chatgpt_rest.commands import commands
-from chatgpt_rest.config import CONFIG_VARIABLE, PREFIX, TOKEN_VARIABLE, keys
+from chatgpt_rest.config import CONFIG_VARIABLE, KEY_VARIABLE, PREFIX, TOKEN_VARIABLE, keys
 from chatgpt_rest.refusing import STATUS
 from tests.house import Client
 
@@ -105,7 +105,7 @@ def test_every_variable_in_the_documents_exists(document: Path) -> None:
     """No document names a variable that would stop the start."""
     known = {f"{PREFIX}{section}__{key}".upper() for section, names in keys().items() for key in names}
     mentioned = set(re.findall(r"CHATGPT_REST_[A-Z_]+[A-Z]", document.read_text("utf-8")))
-    assert mentioned - known - {TOKEN_VARIABLE, CONFIG_VARIABLE} == set()
+    assert mentioned - known - {TOKEN_VARIABLE, KEY_VARIABLE, CONFIG_VARIABLE} == set()
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

@@ -146,7 +146,7 @@ async def test_a_sync_that_is_killed_again_and_again_loses_what_is_in_flight_and
             hold=True,
             drip_bytes=random.choice([None, None, 1_000]),
         )
-        async with started(environ=environ) as server, asyncio.timeout(PATIENCE_SECONDS):
+        async with started(environ=environ, is_whole=True) as server, asyncio.timeout(PATIENCE_SECONDS):
             await fault.until_held()
             if random.random() < 0.75:
                 fault.release()

@@ -204,7 +204,7 @@ def test_any_conversation_can_be_read(value: dict[str, object]) -> None:
         return
     told = [turn for turn, _ in path_turns(tree, branches.leaf(tree) or "")]
     found = longest_match(tree, words([*told, Turn("user", "edited")]))
-    assert found is None or (found.node in tree.nodes and tree_hashes(tree))
+    assert found is None or (found.node in tree.nodes and any(tree_hashes(tree)))
 
 
 # ---------------------------------------------------------------------------------------------------------- histories
@@ -263,7 +263,7 @@ def test_a_tree_has_the_hash_of_each_answer_and_of_the_first_prompt() -> None:
         ("v", "b", user("And?")),
     )
     paths = [turns("Why?"), turns("Why?", "So."), turns("Why?", "Thus.")]
-    assert tree_hashes(tree) == {history_hashes(words(history))[-1] for history in paths}
+    assert set(tree_hashes(tree)) == {history_hashes(words(history))[-1] for history in paths}
 
 
 # ------------------------------------------------------------------------------------------------------------ matching
@@ -363,7 +363,7 @@ def test_a_tree_may_be_deep(count: int) -> None:
     texts = [str(index) for index in range(count)]
     tree = talk(*texts)
     assert match(tree, *turns(*texts)) == (count, f"n{count - 1}")
-    assert len(tree_hashes(tree)) == count // 2 + 1
+    assert len(set(tree_hashes(tree))) == count // 2 + 1
 
 
 @given(st.randoms(use_true_random=False))

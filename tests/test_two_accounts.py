@@ -76,6 +76,12 @@ async def show_picture(client: Client) -> Answered:
     return await client.get(f"/assets/{PICTURE}")
 
 
+async def join_answer(client: Client) -> Answered:
+    """In her conversation, where none is under way."""
+    await client.get(f"/conversations/{SHARED}")
+    return await client.get(f"/conversations/{SHARED}/stream")
+
+
 ACTS: dict[str, Act] = {
     "GET /conversations": lambda client: client.get("/conversations?archived=all&deleted=all"),
     "POST /conversations/new": lambda client: client.post(
@@ -87,6 +93,7 @@ ACTS: dict[str, Act] = {
     "DELETE /conversations/all": lambda client: client.delete("/conversations/all"),
     "DELETE /conversations/{id}": lambda client: client.delete(f"/conversations/{SHARED}"),
     "GET /conversations/{id}/messages": lambda client: client.get(f"/conversations/{SHARED}/messages"),
+    "GET /conversations/{id}/stream": join_answer,
     "GET /conversations/{id}": lambda client: client.get(f"/conversations/{SHARED}"),
     "PATCH /conversations/{id}": lambda client: client.patch(
         f"/conversations/{SHARED}", json={"title": "alice's title", "is_archived": True}

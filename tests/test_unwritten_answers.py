@@ -5,24 +5,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import pytest
 
 from chatgpt_rest.upstream.simulated import SimulatedChatGPT, answer_to, segments
+from tests.disks import read_only
 from tests.house import House
-
-
-@asynccontextmanager
-async def read_only(house: House) -> AsyncIterator[None]:
-    """The mirror can be read and not be written, as on a disk that the kernel made read-only for its faults."""
-    writer = house.mirror._database._writer
-    await writer.execute("pragma query_only = on")
-    try:
-        yield
-    finally:
-        await writer.execute("pragma query_only = off")
 
 
 @pytest.mark.parametrize(

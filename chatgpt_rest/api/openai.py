@@ -38,7 +38,7 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
         conversation_id=place.conversation_id,
         parent_id=place.parent_id,
         model=chat.model,
-        before=chat.turns[place.known :],
+        before=tuple(turn for turn in chat.turns[place.known :] if turn.text),
         identity=chat.digest(),  # where a history is found changes with what comes of it
     )
     live = request.app[ASKING].start(

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 from aiohttp import web
@@ -41,7 +42,7 @@ async def completion(request: web.Request, message: Mapping[str, Any], *, model:
 
 async def chunks(
     request: web.Request, live: LiveAsk, *, model: str, now: int, wants_usage: bool
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes]:
     """The answer as it grows, in events; together their texts are the `content` of the whole. After an error the last
     event is that error, and no `[DONE]` comes.
     """
@@ -127,16 +128,16 @@ class GrowingText:
 
 async def _content(mirror: AccountMirror, message: Mapping[str, Any]) -> str:
     """The words of the whole turn: before the message that it ends with there may be others."""
-    try:
+    turn = [message]
+    with suppress(NotFound, StorageFailed):  # it was paid for, and is given although it cannot be written down now
         tree = await mirror.conversations.get(message["conversation_id"], even_if_deleted=True)
-    except (NotFound, StorageFailed):  # it was paid for, and cannot be written down now
-        return answer_text([message])
-    turn: list[Mapping[str, Any]] = []
-    for each in reversed(chatgpt_json.messages(tree, message["id"])):
-        if each["author"]["role"] in {"user", "system"}:
-            break
-        turn.append(each)
-    return answer_text(reversed(turn)) or answer_text([message])
+        shown = chatgpt_json.messages(tree, message["id"])
+        if shown and shown[-1]["id"] == message["id"]:  # which is given as it came, and not as much as is written of it
+            for each in reversed(shown[:-1]):
+                if each["author"]["role"] in {"user", "system"}:
+                    break
+                turn.append(each)
+    return answer_text(reversed(turn))
 
 
 def _envelope(kind: str, message_id: str, *, created: int, model: str) -> dict[str, object]:

@@ -54,7 +54,7 @@ def chat_request(fields: Fields) -> ChatRequest:
         raise _refused("messages", "must end with a message that says something")
     options = fields.raw("stream_options")
     return ChatRequest(
-        turns=tuple(turn for turn in before if turn.text),  # an answer that was stopped before its first word
+        turns=tuple(before),
         prompt=last.text,
         model=fields.name("model"),
         is_streamed=fields.boolean("stream") or False,
@@ -78,6 +78,8 @@ def _turn(message: object, where: str) -> Turn:
 
 def _text(message: Mapping[str, Any], where: str) -> str:
     content, where = message.get("content"), f"{where}.content"
+    if content is None and message.get("role") == "assistant":
+        return ""  # an answer that was stopped before its first word, or an image
     if isinstance(content, str):
         return _writable(content, where)
     if not isinstance(content, list):

@@ -9,8 +9,8 @@ import asyncio
 import logging
 import socket
 import struct
-from collections.abc import AsyncIterator, Mapping
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing, suppress
 from typing import Final
 
 from aiohttp import web
@@ -61,7 +61,7 @@ async def stream_answer(request: web.Request, live: LiveAsk, *, status: int) -> 
 async def follow(
     request: web.Request,
     live: LiveAsk,
-    frames: AsyncIterator[bytes],
+    frames: AsyncGenerator[bytes],
     *,
     status: int = 200,
     headers: Mapping[str, str] | None = None,
@@ -92,8 +92,9 @@ async def follow(
         with suppress(ConnectionError):  # it hung up, or was dropped; the answer goes on
             if not live.has_said:
                 await reader.write(_KEEP_ALIVE)  # the headers leave with the first bytes of the body
-            async for frame in frames:
-                await reader.write(frame)
+            async with aclosing(frames):
+                async for frame in frames:
+                    await reader.write(frame)
             await response.write_eof()
     finally:
         watch.cancel()
@@ -154,7 +155,7 @@ class _Reader:
             self._request.transport.set_write_buffer_limits()
 
 
-async def _events(request: web.Request, live: LiveAsk) -> AsyncIterator[bytes]:
+async def _events(request: web.Request, live: LiveAsk) -> AsyncGenerator[bytes]:
     async for piece in live.pieces():
         members = {"text": piece.text, "message_id": piece.message_id, "conversation_id": live.conversation_id}
         yield _event("replace" if piece.is_rewrite else "delta", members)

@@ -15,11 +15,12 @@ import aiosqlite
 import msgspec
 
 from chatgpt_rest import turns
+from chatgpt_rest.errors import NotFound
 from chatgpt_rest.mirror import trees
 from chatgpt_rest.mirror.database import Database
-from chatgpt_rest.model import Conversation
 
 _CANDIDATES: Final = 8  # conversations that share one history: who said hello a thousand times means one of the last
+_TURNS_AT_ONCE: Final = 100
 
 
 class HistoryHashes:
@@ -38,10 +39,8 @@ class HistoryHashes:
                 return 0  # and no writer was waited for
         hashed = 0
         async with self._database.write() as connection:
-            while hashed < messages and (tree := await self._newest_unhashed(connection, even_local=even_local)):
-                await self._hash(connection, tree)
-                hashed += max(1, len(tree.nodes))
-                await asyncio.sleep(0)  # readers first
+            while hashed < messages and (name := await self._newest_unhashed(connection, even_local=even_local)):
+                hashed += await self._hash(connection, name)
         return hashed
 
     async def known_beginnings(self, hashes: Sequence[int]) -> list[int]:
@@ -77,7 +76,7 @@ class HistoryHashes:
             )
         return [str(row[0]) for row in rows]
 
-    async def _newest_unhashed(self, connection: aiosqlite.Connection, *, even_local: bool) -> Conversation | None:
+    async def _newest_unhashed(self, connection: aiosqlite.Connection, *, even_local: bool) -> str | None:
         rows = await connection.execute_fetchall(
             """
             select id from conversation
@@ -86,15 +85,23 @@ class HistoryHashes:
             """,
             (self.account, even_local),
         )
-        for row in rows:
-            return await trees.load(connection, self.account, row[0])
-        return None
+        return next((str(row[0]) for row in rows), None)
 
-    async def _hash(self, connection: aiosqlite.Connection, tree: Conversation) -> None:
+    async def _hash(self, connection: aiosqlite.Connection, conversation_id: str) -> int:
+        """Answers how many messages it has, but at least 1."""
+        tree = await trees.load(connection, self.account, conversation_id)
+        if tree is None:
+            raise NotFound("conversation")
+        found: set[int] = set()
+        for number, each in enumerate(turns.tree_hashes(tree)):
+            found.add(each)
+            if number % _TURNS_AT_ONCE == 0:
+                await asyncio.sleep(0)  # readers first
         await connection.executemany(
             "insert or ignore into history_hash (account, hash, conversation) values (?, ?, ?)",
-            [(self.account, each, tree.id) for each in turns.tree_hashes(tree)],
+            [(self.account, each, conversation_id) for each in found],
         )
         await connection.execute(
-            "update conversation set hashing = 1 where account = ? and id = ?", (self.account, tree.id)
+            "update conversation set hashing = 1 where account = ? and id = ?", (self.account, conversation_id)
         )
+        return max(1, len(tree.nodes))

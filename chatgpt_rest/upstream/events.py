@@ -13,7 +13,7 @@ from typing import Final
 
 from chatgpt_rest.errors import UpstreamBroken
 from chatgpt_rest.upstream.event_json import decode, decode_words
-from chatgpt_rest.upstream.growth import Growth
+from chatgpt_rest.upstream.growth import Growth, Grown
 from chatgpt_rest.upstream.limits import LARGEST_STREAM_BYTES, LONGEST_LINE_BYTES, MIB
 
 _LARGEST_STRAY_BYTES: Final = MIB
@@ -46,16 +46,20 @@ class EventReader:
             raise UpstreamBroken("upstream's answer is larger than any answer can be")
         start, searched = 0, len(self._rest)
         self._rest += chunk
+        words: list[str] = []  # that the last event has grown by
         while (end := self._rest.find(b"\n", searched)) >= 0 and not self.is_done:
-            if self._pending:
-                yield from self._line(bytes(self._rest[start:end]))
-            elif end > start:
-                grown = self._growth.of(self._rest, start, end)
-                if grown is not None:
-                    yield grown
+            if end > start or self._pending:
+                more = None if self._pending else self._growth.words(self._rest, start, end)
+                if more is not None:
+                    words.append(more)
                 else:
+                    if words:
+                        yield Grown("".join(words))
+                        words.clear()
                     yield from self._line(bytes(self._rest[start:end]))
             start = searched = end + 1
+        if words:
+            yield Grown("".join(words))
         del self._rest[:start]
         if len(self._rest) > LONGEST_LINE_BYTES:
             raise UpstreamBroken("upstream's answer holds a line longer than any event can be")

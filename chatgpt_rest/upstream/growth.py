@@ -39,8 +39,10 @@ class Growth:
         self._known = bytearray()  # that line up to the end of its text; empty where nothing is known
         self._tail = b""  # and from there on
 
-    def of(self, lines: bytearray, start: int, end: int) -> Grown | None:
-        """What the event of the line `lines[start:end]` adds to the one before; None where it has to be decoded."""
+    def words(self, lines: bytearray, start: int, end: int) -> str | None:
+        """What the event of the line `lines[start:end]` adds to the one before, perhaps nothing; None where it has to
+        be decoded.
+        """
         known, tail = self._known, self._tail
         if not known or not lines.startswith(known, start, end) or not lines.endswith(tail, start, end):
             return None
@@ -55,7 +57,7 @@ class Growth:
         if _is_half(words):
             return None
         known += more
-        return Grown(words)
+        return words
 
     def decoded(self, line: bytes, event: object) -> None:
         """The event before is `event` now, which was decoded from `line`."""

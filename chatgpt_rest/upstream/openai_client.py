@@ -57,6 +57,8 @@ class OpenAIClient:
             # The package takes a client of httpx as well as of its successor; the door is made of the former.
             http_client=cast(Any, open_client(base_url, user_agent=user_agent, transport=transport)),
         )
+        # Else it would find that out with a thread and a program of the system's, for a header that is thrown away.
+        self._client._platform = "Unknown"
 
     @asynccontextmanager
     async def completing(

@@ -91,9 +91,9 @@ class Upstream(Protocol):
     """ChatGPT. Every method but `ask` sends exactly one HTTP request; `ask` sends exactly one as its context is
     entered.
 
-    `keeps_conversations` is false for one that only answers (an OpenAI API): what is asked there lives in the mirror alone,
-    each question brings its history along, answers may be written side by side, and nothing but `ask` and `models` is
-    ever called.
+    `keeps_conversations` is false for one that only answers (an OpenAI API): what is asked there lives in the mirror
+    alone, each question brings its history along, answers may be written side by side, and nothing but `ask` and
+    `models` is ever called.
 
     All raise UpstreamError, and BudgetSpent where the caller's gate refuses. Ids are checked against a strict pattern
     before any use (BadRequest): one that is pasted into a path could turn "delete this" into "delete all".

@@ -13,7 +13,7 @@ import re
 from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
-from typing import Final, Self
+from typing import Final, Self, cast
 
 import httpx
 
@@ -166,7 +166,9 @@ class Stream:
 
     def __init__(self, response: httpx.Response, answer: LiveAnswer, *, deadline: float) -> None:
         self._response = response
-        self._chunks = response.aiter_bytes()
+        # Where nothing has to be unpacked httpx adds nothing but its own time, to every event.
+        is_packed = "Content-Encoding" in response.headers
+        self._chunks = response.aiter_bytes() if is_packed else aiter(cast(httpx.AsyncByteStream, response.stream))
         self._answer = answer
         self._deadline = deadline
         self._reader = EventReader()

@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable
 from contextvars import ContextVar
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import aiohttp
 import httpx
@@ -119,20 +119,23 @@ class _Body(httpx.AsyncByteStream):
     def __init__(self, response: aiohttp.ClientResponse, used: list[asyncio.Transport]) -> None:
         self._response = response
         self._used = used
+        self._fault: httpx.TransportError | None = None
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        content = self._response.content
-        try:
-            while chunk := await content.readany():
-                yield chunk
-        except aiohttp.ClientError as error:
-            fault = _fault_of(error)
-        else:
-            return
-        # Once a connection has broken aiohttp gives out no more, not even what had come by then.
-        if rest := content._read_nowait(-1):  # noqa: SLF001  # there is no other way to it
-            yield rest
-        raise fault
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        chunk = b""
+        if self._fault is None:
+            try:
+                chunk = await self._response.content.readany()
+            except aiohttp.ClientError as error:
+                self._fault = _fault_of(error)
+                # aiohttp gives out no more, not even what had come before the connection broke.
+                chunk = self._response.content._read_nowait(-1)  # noqa: SLF001  # there is no other way to it
+        if chunk:
+            return chunk
+        raise self._fault or StopAsyncIteration
 
     async def aclose(self) -> None:
         if self._response.connection is not None:  # one whose body has ended is another request's by now

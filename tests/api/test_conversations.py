@@ -42,6 +42,7 @@ ROUTES: Final[list[tuple[str, str, dict[str, Any]]]] = [
     ("GET", "/conversations/{}/messages", {}),
     ("GET", "/conversations/{}", {}),
     ("GET", "/conversations/{}/export", {}),
+    ("GET", "/conversations/{}/stream", {}),
     ("POST", "/conversations/{}/ask", {"json": {"prompt": "Hello?"}}),
     ("DELETE", "/conversations/{}", {}),
     ("PATCH", "/conversations/{}", {"json": {"title": "Other"}}),

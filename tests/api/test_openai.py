@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -14,6 +15,22 @@ from chatgpt_rest.clock import SECOND
 from chatgpt_rest.upstream.simulated import SimulatedChatGPT, answer_to
 from tests.chat import PATH, asks, assistant, branch, chunks, complete, content, sent, stream, text_of, user
 from tests.house import Answered, Client, House, ManualClock, open_house
+
+
+def answering(*said: str, **metadata: object) -> str:
+    """A stream of upstream's in which the assistant says these at once, a message each."""
+    messages = [
+        {
+            "id": f"m{number}",
+            "author": {"role": "assistant"},
+            "content": {"content_type": "text", "parts": [words]},
+            "metadata": metadata,
+        }
+        for number, words in enumerate(said)
+    ]
+    events = [json.dumps({"message": message, "conversation_id": "c1", "error": None}) for message in messages]
+    return "".join(f"data: {event}\n\n" for event in [*events, "[DONE]"])
+
 
 # ---------------------------------------------------------------------------------------------------- the whole answer
 
@@ -112,6 +129,48 @@ async def test_usage_that_nobody_told_is_not_made_up(client: Client) -> None:
     events = await stream(client, user("Hello?"), stream_options={"include_usage": True})
     assert all("usage" not in each for each in events)
     assert events[-1] == "[DONE]"
+
+
+async def test_usage_that_upstream_told_is_passed_on(client: Client, chatgpt: SimulatedChatGPT) -> None:
+    """With the whole answer, and in a chunk of its own where the client asks for that."""
+    usage = {"prompt_tokens": 8, "completion_tokens": 1, "total_tokens": 9}
+    said = answering("Hi.", usage=usage, finish_details={"type": "stop"})
+    chatgpt.fault("conversation", body=said, content_type="text/event-stream")
+    assert (await complete(client, user("Hello?"))).json["usage"] == usage
+    events = await stream(client, user("Hello?"), stream_options={"include_usage": True})
+    assert (events[-2]["choices"], events[-2]["usage"]) == ([], usage)
+    assert all("usage" not in each for each in await stream(client, user("Hello?")))
+
+
+async def test_an_answer_without_a_word_is_one(client: Client, chatgpt: SimulatedChatGPT) -> None:
+    """Whole or in chunks, with an empty text."""
+    said = answering("", finish_details={"type": "stop"})
+    chatgpt.fault("conversation", body=said, content_type="text/event-stream")
+    assert content(await complete(client, user("Hello?"))) == ""
+    events = await stream(client, user("Hello?"))
+    assert events[0]["choices"][0]["delta"]["role"] == "assistant"
+    assert (text_of(events), events[-1]) == ("", "[DONE]")
+
+
+async def test_what_is_said_before_a_tool_is_used_belongs_to_the_answer(
+    client: Client, chatgpt: SimulatedChatGPT
+) -> None:
+    """A blank line between, streamed or not; and the history with it is known."""
+    said = answering("Let me look.", "It rains.", finish_details={"type": "stop"})
+    chatgpt.fault("conversation", body=said, content_type="text/event-stream")
+    assert text_of(await stream(client, user("Hello?"))) == "Let me look.\n\nIt rains."
+    whole = await complete(client, user("And now?"))
+    assert content(whole) == "Let me look.\n\nIt rains."
+    await complete(client, user("And now?"), assistant(content(whole)), user("And then?"))
+    assert asks(chatgpt)[2]["parent_message_id"] == whole.headers["X-Message-Id"]
+
+
+async def test_markers_are_not_shown(client: Client, chatgpt: SimulatedChatGPT) -> None:
+    """ChatGPT's citations are private-use characters to everybody else; one that never ends is held back to the end."""
+    said = answering("Rain\ue200cite\ue202turn0search1\ue201 at noon.", finish_details={"type": "stop"})
+    chatgpt.fault("conversation", body=said, content_type="text/event-stream")
+    assert content(await complete(client, user("Hello?"))) == "Rain at noon."
+    assert text_of(await stream(client, user("Hello?"))) == "Rain at noon."
 
 
 async def test_a_stream_names_its_conversation(client: Client, chatgpt: SimulatedChatGPT) -> None:
@@ -336,3 +395,14 @@ async def test_a_large_body_is_refused_in_openais_shape(
     async with open_house(tmp_path, chatgpt, base_url, clock, server__max_body_bytes="2000") as house:
         refused = await complete(house.client, user("x" * 3000))
     assert (refused.status, refused.json["error"]["code"]) == (413, "too_large")
+
+
+async def test_an_answer_that_is_only_an_image_is_gone_on_from(client: Client, chatgpt: SimulatedChatGPT) -> None:
+    """What has no words here has none at the client: the next message goes into the same conversation."""
+    drawn = chatgpt.alice.add_conversation("A cat", [("Draw a cat.", "")])
+    await client.get(f"/conversations/{drawn.id}/messages")
+    answer = await complete(
+        client, user("Draw a cat."), {"role": "assistant", "content": None}, user("Another."), model="gpt-5"
+    )
+    assert answer.headers["X-Conversation-Id"] == drawn.id
+    assert sent(asks(chatgpt)[-1]) == [("user", "Another.")]

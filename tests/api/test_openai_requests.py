@@ -38,6 +38,16 @@ def test_a_request_is_its_history_and_its_prompt() -> None:
     )
 
 
+@pytest.mark.parametrize("content", [None, "", []])
+def test_an_answer_without_words_is_a_turn(content: object) -> None:
+    """It was stopped before its first word, or is an image: the history has it, as the mirror does."""
+    said = {"role": "assistant", "content": content}
+    assert request(messages=[user("Draw."), said, user("Another.")]).turns == (
+        Turn("user", "Draw."),
+        Turn("assistant", ""),
+    )
+
+
 def test_how_the_answer_comes_makes_no_other_request() -> None:
     """A retry that streams is one of a request that did not."""
     plain = request(messages=[user("Hello?")])

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from chatgpt_rest.budget import NO_LIMIT
 from chatgpt_rest.clock import DAY, HOUR, MINUTE, SECOND
 from chatgpt_rest.errors import BudgetSpent, UpstreamLimit
 from chatgpt_rest.mirror import LoggedRequest, Mirror
@@ -344,3 +345,13 @@ async def test_a_clock_set_back_makes_nothing_older(tmp_path: Path, clock: Manua
     async with opening(tmp_path, clock, capacity=1) as mirror:
         assert await trail(mirror) == before
         assert await refusal(mirror) == 3000
+
+
+async def test_a_log_without_limit_lets_everything_through(tmp_path: Path, clock: ManualClock) -> None:
+    """Nobody has to leave anything to people, and each request is logged as ever."""
+    async with opening(tmp_path, clock, capacity=NO_LIMIT) as mirror:
+        for _ in range(70):
+            await mirror.requests.take("alice", "POST", "chat/completions", leave=10)
+        budget = await mirror.requests.budget("alice", leave=10)
+        assert not budget.is_limited
+        assert budget.used == 70

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import itertools
 import json
 from typing import Any
@@ -23,7 +24,17 @@ from chatgpt_rest.model import Completeness, Question
 from chatgpt_rest.upstream.protocol import Answer, Caller
 from chatgpt_rest.upstream.revchatgpt import RevChatGPT
 from chatgpt_rest.upstream.simulated import SimulatedChatGPT, answer_to, segments
-from tests.upstream.far_end import PROMPT_ID, RecordingGate, answering, caller, chunked, question, reply
+from tests.upstream.far_end import (
+    PROMPT_ID,
+    SSE,
+    RawUpstream,
+    RecordingGate,
+    answering,
+    caller,
+    chunked,
+    question,
+    reply,
+)
 
 CONVERSATION = "c0ffee00-0000-4000-8000-000000000001"
 
@@ -315,6 +326,45 @@ async def test_asks_share_one_connection() -> None:
             await ask(upstream, caller(gate))
         await upstream.aclose()
         assert (far.connections, len(far.requests), gate.outcomes) == (1, 5, [200] * 5)
+
+
+async def test_a_packed_answer_is_unpacked() -> None:
+    """Proxies in front of upstream may send an answer gzipped; what comes of it is the same."""
+    packed = gzip.compress(event("Hello", end_turn=True) + DONE)
+    sent = chunked(packed[:100], packed[100:]).replace(SSE, SSE + b"Content-Encoding: gzip\r\n")
+    async with answering(sent).serving() as far:
+        upstream = RevChatGPT(base_url=far.base_url)
+        answer, texts = await ask(upstream, caller(RecordingGate()))
+        await upstream.aclose()
+    assert (texts, answer.is_complete) == (["Hello"], True)
+
+
+async def test_what_came_just_before_a_reset_is_kept() -> None:
+    """Words that the kernel hands over together with the end of their connection are read first."""
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        writer.write(chunked(event("Hello"), event("Hello again"), end=False))
+        writer.transport.abort()
+
+    far = RawUpstream(answer)
+    async with far.serving():
+        upstream = RevChatGPT(base_url=far.base_url)
+        begun, texts, error = await broken(upstream, caller(RecordingGate()))
+        await upstream.aclose()
+    assert (texts[-1], text_of(begun), error.code) == ("Hello again", "Hello again", "upstream_reset")
+
+
+async def test_of_a_growing_answer_each_text_is_the_whole_so_far() -> None:
+    """Events that are known by their bytes alone come out as if each had been decoded."""
+    words = [f"{number} " for number in range(30)]
+    sent = [event("".join(words[:count])) for count in range(1, 31)]
+    async with answering(chunked(*sent, event("".join(words), end_turn=True), DONE)).serving() as far:
+        upstream = RevChatGPT(base_url=far.base_url)
+        answer, texts = await ask(upstream, caller(RecordingGate()))
+        await upstream.aclose()
+    assert texts[-1] == text_of(answer) == "".join(words)
+    assert all(later.startswith(earlier) for earlier, later in itertools.pairwise(texts))
+    assert (answer.is_complete, answer.message_id) == (True, "a1")
 
 
 async def test_of_one_chunk_the_newest_event_is_handed_on() -> None:

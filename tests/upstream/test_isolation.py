@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
-EVERYTHING = """
+WATCH = """
 import asyncio, logging, os, sys
 
 opened, connected, looked_up = [], [], []
@@ -27,7 +27,11 @@ def watch(event, args):
         opened.append((event, args[0]))
 
 sys.addaudithook(watch)
+"""
 
+EVERYTHING = (
+    WATCH
+    + """
 from chatgpt_rest.model import Question, Secret
 from chatgpt_rest.upstream.protocol import Caller
 from chatgpt_rest.upstream.revchatgpt import RevChatGPT
@@ -66,6 +70,45 @@ async def main():
 assert "revChatGPT" not in sys.modules
 logging.basicConfig(level=logging.WARNING)
 """
+)
+
+API = (
+    WATCH
+    + """
+from chatgpt_rest.clock import SystemClock
+from chatgpt_rest.model import Question, Secret
+from chatgpt_rest.upstream.openai_api import OpenAIUpstream
+from chatgpt_rest.upstream.protocol import Caller
+from chatgpt_rest.upstream.simulated import SimulatedOpenAI
+from tests.upstream.far_end import PROMPT_ID, RecordingGate
+
+async def main():
+    api = SimulatedOpenAI()
+    async with api.serving() as base_url:
+        connected.clear(), looked_up.clear(), opened.clear()
+        gate = RecordingGate()
+        me = Caller("me", Secret(api.key), gate)
+        upstream = OpenAIUpstream(base_url=base_url, clock=SystemClock())
+        async with upstream.ask(me, Question(PROMPT_ID, "Hello?", None, None, "gpt-large")) as answer:
+            async for _ in answer:
+                pass
+        assert answer.is_complete
+        assert len(await upstream.models(me)) == 2
+        async with upstream.ask(me, Question("b", "More?", "c", "a", "gpt-large")) as answer:
+            async for _ in answer:
+                break
+        await upstream.aclose()
+        assert len(gate.outcomes) == len(api.received) == 3
+        port = int(base_url.split(":")[2].split("/")[0])
+        assert set(connected) <= {("127.0.0.1", port)}, connected
+        assert set(looked_up) <= {"127.0.0.1", b"127.0.0.1"}, looked_up
+        assert opened == [], opened
+
+assert "openai" not in sys.modules
+logging.basicConfig(level=logging.WARNING)
+asyncio.run(main())
+"""
+)
 
 ASYNCIO = EVERYTHING + "asyncio.run(main())\n"
 UVLOOP = EVERYTHING + "import uvloop\nuvloop.run(main())\n"
@@ -89,7 +132,7 @@ def run(program: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("program", [ASYNCIO, UVLOOP], ids=["asyncio", "uvloop"])
+@pytest.mark.parametrize("program", [ASYNCIO, UVLOOP, API], ids=["asyncio", "uvloop", "api"])
 def test_only_upstream_is_contacted_and_nothing_is_written(program: str) -> None:
     """Every method, with no home directory, on both loops: upstream alone is met, no file, no word, no warning."""
     done = run(program)
@@ -99,8 +142,8 @@ def test_only_upstream_is_contacted_and_nothing_is_written(program: str) -> None
 def test_nothing_of_upstream_is_imported_before_it_is_needed() -> None:
     """A server that only reads its mirror never pays for revChatGPT, httpx and what they drag in."""
     done = run(
-        "import sys\nimport chatgpt_rest.upstream.revchatgpt\n"
-        "early = {'revChatGPT', 'httpx', 'requests', 'openai', 'rich', 'prompt_toolkit'} & set(sys.modules)\n"
+        "import sys\nimport chatgpt_rest.upstream.revchatgpt, chatgpt_rest.upstream.openai_api\n"
+        "early = {'revChatGPT', 'httpx', 'httpx2', 'requests', 'openai', 'rich', 'prompt_toolkit'} & set(sys.modules)\n"
         "assert not early, early\n"
     )
     assert (done.returncode, done.stderr) == (0, "")
