@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Run every benchmark and print a table: `python -m bench`, or `python -m bench importing 2000`, which only imports so
-many MB, or `python -m bench streaming`, which only streams answers. Figures of reading are CPU time of the server's process and ratios to a limit that ran in turn with it: on a
-noisy machine wall-clock rates scatter by a factor of two, these do not.
+"""Run every benchmark and print a table: `python -m bench`. `python -m bench importing 2000` only imports so many MB,
+`python -m bench streaming` only streams answers. Figures of reading are CPU time of the server's process and ratios to
+a limit that ran in turn with it: on a noisy machine wall-clock rates scatter by a factor of two, these do not.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import aiohttp
 from rich.console import Console
 from rich.table import Table
 
-from bench import importing, streaming, syncing
+from bench import importing, stalling, streaming, syncing
 from bench.load import send
 from bench.processes import LOADING, cpu_seconds, serving, serving_bare
 from chatgpt_rest.upstream.simulated import SimulatedChatGPT
@@ -49,15 +49,7 @@ def main(only: str | None = None, size_mb: str = "2000") -> None:
             _report_importing(Path(folder), console, size_bytes=int(size_mb) * 1_000_000)
         if only == "importing":
             return
-        streams = Table("streamed answers", "figure", "beside", "ratio (min…max)")
-        with console.status("") as status:
-            streaming_rows = streaming.measure(
-                Path(folder) / "streaming", lambda what: status.update(f"measuring: {what}")
-            )
-            for row in asyncio.run(streaming_rows):
-                streams.add_row(*row)
-        console.print(streams)
-        console.print("CPU time of the server's process an answer of 11 MB; upstream and client on the other cores.")
+        _report_streaming(Path(folder), console)
         if only == "streaming":
             return
         reading = Table("reading from the mirror", "bytes", "bare aiohttp µs", "this server µs", "ratio (min…max)")
@@ -85,6 +77,18 @@ def _report_importing(folder: Path, console: Console, *, size_bytes: int) -> Non
             archives.add_row(*row)
     console.print(archives)
     console.print("MB of JSON, unpacked; both processes on all cores, one after the other with SQLite alone.")
+
+
+def _report_streaming(folder: Path, console: Console) -> None:
+    streams = Table("streamed answers", "figure", "beside", "ratio (min…max)")
+    with console.status("") as status:
+        for measured in (streaming, stalling):
+            place = folder / measured.__name__
+            place.mkdir()
+            for row in asyncio.run(measured.measure(place, lambda what: status.update(f"measuring: {what}"))):
+                streams.add_row(*row)
+    console.print(streams)
+    console.print("CPU time of the server's process an answer of 10 MB; upstream and client on the other cores.")
 
 
 async def _reading(folder: Path, console: Console) -> list[tuple[str, ...]]:

@@ -38,13 +38,12 @@ class Way:
 
 _WAYS: Final = (
     Way(AT_ONCE, "sent at once", rounds=7, answers=10),
-    Way(ONE_BY_ONE, "sent one by one", rounds=3, answers=1),
+    Way(ONE_BY_ONE, "sent one by one", rounds=5, answers=1),
 )
 
 
 async def measure(folder: Path, report: Callable[[str], object]) -> list[Row]:
     """Rows of what was measured, its figure, what it stands beside, and their ratio. `report` hears what goes on."""
-    folder.mkdir(exist_ok=True)
     environ = {"CHATGPT_REST_RATE_LIMIT__REQUESTS_PER_HOUR": "10000"}
     rows: list[Row] = []
     with (

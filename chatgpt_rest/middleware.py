@@ -87,7 +87,8 @@ async def budget_middleware(request: web.Request, handler: Handler) -> web.Strea
     if not is_spared and not await requests.has_left(account):
         raise await requests.refusal(account)
     response = await handler(request)
-    response.headers.update(budget_headers(await requests.budget(account)))
+    if not response.prepared:  # a stream's headers are long gone
+        response.headers.update(budget_headers(await requests.budget(account)))
     return response
 
 

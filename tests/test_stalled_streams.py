@@ -18,9 +18,7 @@ from tests.house import Client, House, ManualClock, open_house
 from tests.loops import ManualLoop, run_by_hand
 
 READERS: Final = 200
-PROMPT: Final = (
-    "Everything [[words:60000]]"  # 360 kB: more than the kernel takes for one that does not read
-)
+PROMPT: Final = "Everything [[words:60000]]"  # 360 kB: more than the kernel takes for one that does not read
 JUST_OVER: Final = 1.0
 KEEP_ALIVE_SECONDS: Final = 15.0
 DEADLINE_SECONDS: Final = 30.0

@@ -18,11 +18,11 @@ from aiohttp import web
 from chatgpt_rest import chatgpt_json
 from chatgpt_rest.api.answers import PRIVATE
 from chatgpt_rest.api.conversations import conversation_id_of
-from chatgpt_rest.context import ASKING, MIRROR, MIRROR_OF_ALL, PRINCIPAL
+from chatgpt_rest.context import ASKING, MIRROR
 from chatgpt_rest.errors import MirrorError, NotFound
 from chatgpt_rest.live import LiveAsk
 from chatgpt_rest.mirror import Standing
-from chatgpt_rest.refusing import Refusal, budget_headers, refusal
+from chatgpt_rest.refusing import Refusal, refusal
 
 EVENT_STREAM: Final = "text/event-stream"
 
@@ -77,10 +77,7 @@ async def follow(
             await live.begun()
     if live.has_ended and not live.has_said:
         await live.result()
-    budget = await request.app[MIRROR_OF_ALL].requests.budget(request[PRINCIPAL].account)
-    response = web.StreamResponse(
-        status=status, headers={**_headers(live), **budget_headers(budget), **(headers or {})}
-    )
+    response = web.StreamResponse(status=status, headers={**_headers(live), **(headers or {})})
     response.content_type = EVENT_STREAM
     response.charset = "utf-8"
     await response.prepare(request)

@@ -142,7 +142,7 @@ class LiveAnswer:
             identifier: str = event["parent_id"]
             text: str = self._texts.get(identifier, "")[: event["author"][_BEGINS_AT]] + event["message"]
             self._texts[identifier] = text
-            if _is_for_people(event) and text and text != self._text:
+            if _is_for_people(event) and text and (identifier, text) != (self.message_id, self._text):
                 self._text = text
                 self.message_id = identifier
                 return text
@@ -184,7 +184,8 @@ class LiveAnswer:
         words, said.told = said.text[begins_at:], said.text
         # Put together by hand, as one is made for each event. An id holds nothing that would have to be escaped.
         return (
-            f'data: {{"message": {{"id": "{identifier}", "author": {{"role": "assistant", "{_BEGINS_AT}": {begins_at}}}, '
+            f'data: {{"message": {{"id": "{identifier}", '
+            f'"author": {{"role": "assistant", "{_BEGINS_AT}": {begins_at}}}, '
             f'"content": {{"parts": [{json.dumps(words)}]}}, '
             f'"recipient": {json.dumps(said.message.get("recipient", "all"))}}}, "conversation_id": null}}'
         )

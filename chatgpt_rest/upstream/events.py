@@ -13,7 +13,7 @@ from typing import Final
 
 from chatgpt_rest.errors import UpstreamBroken
 from chatgpt_rest.upstream.event_json import decode, decode_words
-from chatgpt_rest.upstream.growth import Growth, Grown
+from chatgpt_rest.upstream.growth import Grown, Growth
 from chatgpt_rest.upstream.limits import LARGEST_STREAM_BYTES, LONGEST_LINE_BYTES, MIB
 
 _LARGEST_STRAY_BYTES: Final = MIB

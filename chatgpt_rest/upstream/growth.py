@@ -80,9 +80,9 @@ class Growth:
         self._known.clear()
 
     def _ends(self, line: bytes, place: int, event: Any, text: str) -> bool:
-        """Whether the text of `event` ends at `place`: then a mark put there is found at the end of the text, and
-        nothing else has changed. Any other words would be, too: a decoder knows no more of what it has read than that
-        it is inside of this string. (Half a character is more, and is looked for apart.)
+        """Whether the text of `event` ends at `place`: then a mark put there is found at its end, and nothing else has
+        changed. Any other words would be found there, too: a decoder knows no more of what it has read than that it is
+        inside of this string, but for half a character, which is looked for apart.
         """
         try:
             marked = self._decode(line[:place] + _MARK.encode() + line[place:])

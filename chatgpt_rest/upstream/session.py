@@ -31,6 +31,7 @@ from chatgpt_rest.upstream.limits import (
 )
 from chatgpt_rest.upstream.protocol import Caller
 from chatgpt_rest.upstream.transport import ERRAND, Errand, fault_of
+from chatgpt_rest.upstream.wire import DEADLINE
 
 _TOKEN: Final = re.compile(r"[!-~]{1,16384}")
 
@@ -66,7 +67,7 @@ class Session:
             raise TypeError("a stream needs an answer to fill")
         deadline = asyncio.get_running_loop().time() + timeout
         response = await self._send(method, url, data=data, accept="text/event-stream", deadline=deadline)
-        stream = Stream(response, self._answer, deadline=deadline)
+        stream = Stream(response, self._answer)
         try:
             yield stream
             await stream.drain()
@@ -94,7 +95,7 @@ class Session:
             url,
             content=data,
             headers={"Accept": accept} | ({} if data is None else {"Content-Type": "application/json"}),
-            extensions={ERRAND: Errand(self._caller, self._template(url))},
+            extensions={ERRAND: Errand(self._caller, self._template(url)), DEADLINE: deadline},
         )
         try:
             async with asyncio.timeout_at(deadline):
@@ -164,13 +165,12 @@ class Stream:
     No generator, so that a reader that leaves early leaves nothing behind to be finalised at some later time.
     """
 
-    def __init__(self, response: httpx.Response, answer: LiveAnswer, *, deadline: float) -> None:
+    def __init__(self, response: httpx.Response, answer: LiveAnswer) -> None:
         self._response = response
         # Where nothing has to be unpacked httpx adds nothing but its own time, to every event.
         is_packed = "Content-Encoding" in response.headers
         self._chunks = response.aiter_bytes() if is_packed else aiter(cast(httpx.AsyncByteStream, response.stream))
         self._answer = answer
-        self._deadline = deadline
         self._reader = EventReader()
         self._lines = deque([OPENING])
         self._has_ended = False
@@ -219,9 +219,8 @@ class Stream:
     async def _chunk(self) -> bytes | None:
         """The next bytes, None at the end. A connection that breaks after all is said has ended, too."""
         try:
-            async with asyncio.timeout_at(self._deadline):
-                return await anext(self._chunks, None)
-        except (httpx.HTTPError, TimeoutError) as error:
+            return await anext(self._chunks, None)
+        except httpx.HTTPError as error:
             fault = fault_of(error)
         if self._answer.is_complete:
             return None

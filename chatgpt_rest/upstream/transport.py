@@ -23,7 +23,7 @@ import httpx
 from chatgpt_rest.errors import MirrorError, UpstreamAway, UpstreamBroken, UpstreamError, UpstreamSlow
 from chatgpt_rest.upstream.limits import LONGEST_ATTEMPT_SECONDS
 from chatgpt_rest.upstream.protocol import Caller, Receipt
-from chatgpt_rest.upstream.wire import Wire
+from chatgpt_rest.upstream.wire import DEADLINE, Wire
 
 ERRAND: Final = "errand"
 """The name of the request extension that holds its Errand."""
@@ -142,7 +142,7 @@ class MeteredTransport(httpx.AsyncBaseTransport):
             request.url,
             headers=[*request.headers.raw, (b"Authorization", b"Bearer " + caller.token.reveal().encode("ascii"))],
             stream=request.stream,
-            extensions={"timeout": request.extensions["timeout"]},
+            extensions={name: value for name, value in request.extensions.items() if name in {"timeout", DEADLINE}},
         )
         way = self._wire if request.method == "POST" else self._connections
         try:

@@ -8,10 +8,12 @@ times as much as passing an answer on. aiohttp does it in C.
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 import ssl
 from collections.abc import Iterable
 from contextvars import ContextVar
+from io import BytesIO
 from typing import Any, Final, Self
 
 import aiohttp
@@ -20,13 +22,18 @@ from yarl import URL
 
 SocketOption = tuple[int, int, bytes]
 
+DEADLINE: Final = "deadline"
+"""The name of the request extension that says when, by the loop's clock, the answer has to be over."""
+
 _LONGEST_HEADER_BYTES: Final = 64 * 1024  # policies and cookies of a few KB are common, and aiohttp's own limit is 8
+_AT_ONCE: Final = 1e-3  # aiohttp takes 0 for "never"
 
 _used: ContextVar[list[asyncio.Transport]] = ContextVar("used")
 
 
 class Wire(httpx.AsyncBaseTransport):
-    """Sends each POST once, over connections that are kept for `keepalive_seconds`. Raises httpx's errors.
+    """Sends each POST once, over connections that are kept for `keepalive_seconds`. Raises httpx's errors, and
+    ReadTimeout at the deadline that a request brings: a timer for each read would cost as much as reading.
 
     Nothing but POST: other methods aiohttp sends again by itself where a kept connection turns out to be closed.
     """
@@ -41,7 +48,7 @@ class Wire(httpx.AsyncBaseTransport):
         socket_options: Iterable[SocketOption],
     ) -> None:
         self._verify = verify
-        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_seconds)
+        self._connect_seconds = connect_seconds
         self._keepalive_seconds = keepalive_seconds
         self._connections = connections
         self._socket_options = tuple(socket_options)
@@ -55,12 +62,13 @@ class Wire(httpx.AsyncBaseTransport):
         try:
             response = await self._opened().post(
                 URL(str(request.url), encoded=True),
-                data=await request.aread(),
+                data=BytesIO(await request.aread()),  # piece by piece, where it is long
                 headers=[(name.decode("ascii"), value.decode("ascii")) for name, value in request.headers.raw],
                 skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
                 allow_redirects=False,
+                timeout=self._timeout(request.extensions.get(DEADLINE)),
             )
-        except aiohttp.ClientError as error:
+        except (aiohttp.ClientError, TimeoutError) as error:
             fault = _fault_of(error)
         except BaseException:
             _abort(used)
@@ -86,7 +94,6 @@ class Wire(httpx.AsyncBaseTransport):
             )
             self._session = aiohttp.ClientSession(
                 connector=connector,
-                timeout=self._timeout,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,  # httpx does
                 max_line_size=_LONGEST_HEADER_BYTES,
@@ -94,10 +101,16 @@ class Wire(httpx.AsyncBaseTransport):
             )
         return self._session
 
+    def _timeout(self, deadline: float | None) -> aiohttp.ClientTimeout:
+        return aiohttp.ClientTimeout(
+            total=None if deadline is None else max(deadline - asyncio.get_running_loop().time(), _AT_ONCE),
+            sock_connect=self._connect_seconds,
+            ceil_threshold=math.inf,  # to the moment: aiohttp else rounds to whole seconds
+        )
+
     def _socket(self, address: tuple[Any, ...]) -> socket.socket:
         family, kind, protocol, _, _ = address
         made = socket.socket(family, kind, protocol)
-        made.setblocking(False)
         for option in self._socket_options:
             made.setsockopt(*option)
         return made
@@ -129,10 +142,10 @@ class _Body(httpx.AsyncByteStream):
         if self._fault is None:
             try:
                 chunk = await self._response.content.readany()
-            except aiohttp.ClientError as error:
+            except (aiohttp.ClientError, TimeoutError) as error:
                 self._fault = _fault_of(error)
-                # aiohttp gives out no more, not even what had come before the connection broke.
-                chunk = self._response.content._read_nowait(-1)  # noqa: SLF001  # there is no other way to it
+                # aiohttp itself gives out no more, not even what had come before the connection broke.
+                chunk = b"" if isinstance(self._fault, httpx.ReadTimeout) else self._response.content._read_nowait(-1)
         if chunk:
             return chunk
         raise self._fault or StopAsyncIteration
@@ -149,11 +162,13 @@ def _abort(used: Iterable[asyncio.Transport]) -> None:
         transport.abort()
 
 
-def _fault_of(error: aiohttp.ClientError) -> httpx.TransportError:
+def _fault_of(error: aiohttp.ClientError | TimeoutError) -> httpx.TransportError:
     """What httpx calls it. Nothing was delivered where there was no connection, else it may have been."""
     match error:
         case aiohttp.ConnectionTimeoutError():
             return httpx.ConnectTimeout("")
+        case TimeoutError():
+            return httpx.ReadTimeout("")
         case aiohttp.ClientConnectorError():
             return httpx.ConnectError("")
         case aiohttp.ClientConnectionError():

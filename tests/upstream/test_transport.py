@@ -303,13 +303,16 @@ async def test_what_was_not_sent_when_an_attempt_ended_is_thrown_away() -> None:
     size = 64 * 1024 * 1024  # more than the kernel takes from one side to the other unread
 
     async def read(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
         begun.set()
         await ended.wait()
-        with suppress(ConnectionError):
-            while chunk := await reader.read(1024 * 1024):
-                received.append(len(chunk))
-        writer.close()
-        closed.set()
+        try:
+            with suppress(ConnectionError):
+                while chunk := await reader.read(1024 * 1024):
+                    received.append(len(chunk))
+        finally:
+            writer.close()
+            closed.set()
 
     begun, ended, closed, received = asyncio.Event(), asyncio.Event(), asyncio.Event(), list[int]()
     async with await asyncio.start_server(read, "127.0.0.1", 0) as server:
