@@ -144,12 +144,14 @@ async def running(config: Config, *, clock: Clock, upstream: Upstream | None = N
         stack.push_async_callback(sync.aclose)
         edits = Edits(upstream, clock)
         models = ModelLists(fetches, mirror.requests, clock, default_model=config.upstream.model)
+        histories = Histories(keeps_conversations=upstream.keeps_conversations)
         asking = Asking(
             upstream,
             mirror.requests,
             default_model=config.upstream.model,
             fetch=fetches.fetch,
             check_model=models.check,
+            find_place=histories.place,
             push_title=edits.push_title,
             sleep=asyncio.sleep,
         )
@@ -165,7 +167,7 @@ async def running(config: Config, *, clock: Clock, upstream: Upstream | None = N
             fetches=fetches,
             sync=sync,
             asking=asking,
-            histories=Histories(keeps_conversations=upstream.keeps_conversations),
+            histories=histories,
             models=models,
             edits=edits,
             jobs=jobs,

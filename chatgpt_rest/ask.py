@@ -11,17 +11,19 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from textwrap import shorten
 from typing import Any, Final, TypeVar
 from uuid import uuid4
+from weakref import WeakValueDictionary
 
 from chatgpt_rest.clock import MINUTE, SECOND
-from chatgpt_rest.errors import BudgetSpent, Conflict, StorageFailed
+from chatgpt_rest.errors import BudgetSpent, Conflict, NotFound, StorageFailed, UpstreamNotFound
 from chatgpt_rest.exchange import Exchange, Sleep, answer_of
+from chatgpt_rest.histories import Place
 from chatgpt_rest.live import LiveAsk, shutting_down
 from chatgpt_rest.mirror import AccountMirror, AskState, RequestLog
 from chatgpt_rest.model import Question, SentMessage, Turn
@@ -35,6 +37,7 @@ _REPEATED_WITHIN: Final = 15 * MINUTE  # clients give an answer up after ten, wa
 
 Fetch = Callable[[AccountMirror, str, FindCaller], Awaitable[None]]
 CheckModel = Callable[[AccountMirror, str, FindCaller], Awaitable[None]]
+FindPlace = Callable[[AccountMirror, Sequence[Turn]], Awaitable[Place]]
 PushTitle = Callable[[AccountMirror, Caller, str, str], Coroutine[Any, Any, bool]]
 
 _T = TypeVar("_T")
@@ -45,8 +48,8 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AskRequest:
     """What a client asks. With no `conversation_id` it opens a conversation; with no `parent_id` it goes on from the
-    end of the current branch. `before` are messages that go with the prompt, oldest first: a history that nobody here
-    knows.
+    end of the current branch. With a `history`, all messages before the prompt as the client has them, both are found
+    when its turn comes; what nobody here knows of it goes along.
     """
 
     prompt: str
@@ -55,16 +58,22 @@ class AskRequest:
     title: str | None = None
     model: str | None = None
     autocontinue: bool = False
-    before: tuple[Turn, ...] = field(default=(), repr=False)  # out of the digest of requests that have none
-    identity: bytes | None = field(default=None, repr=False)
-    """The digest, where what a client sent is worked out anew each time, and may then be something else."""
+    history: tuple[Turn, ...] = field(default=(), repr=False)  # out of the digest of requests that have none
 
     def digest(self) -> bytes:
         """Equal for equal requests: tells a retry from another request under the same key."""
-        if self.identity is not None:
-            return self.identity
-        told = repr(self) + (repr(self.before) if self.before else "")
+        told = repr(self) + (repr(self.history) if self.history else "")
         return sha256(told.encode("utf-8", "surrogatepass")).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class _Errand:
+    """Whose an ask is, and who waits for it."""
+
+    mirror: AccountMirror
+    find_caller: FindCaller
+    key: bytes | None
+    live: LiveAsk
 
 
 class Asking:
@@ -80,6 +89,7 @@ class Asking:
         default_model: str,
         fetch: Fetch,
         check_model: CheckModel,
+        find_place: FindPlace,
         push_title: PushTitle,
         sleep: Sleep,
     ) -> None:
@@ -88,9 +98,10 @@ class Asking:
         self._requests = requests
         self._fetch = fetch
         self._check_model = check_model
+        self._find_place = find_place
         self._push_title = push_title
         self._sleep = sleep
-        self._turns: dict[str, asyncio.Lock] = {}
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._waiting: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._settled: set[asyncio.Task[Any]] = set()
@@ -137,7 +148,7 @@ class Asking:
             return repeated
         live = LiveAsk(conversation_id=request.conversation_id, request_digest=request.digest())
         self._keep(live, mirror.account, key)
-        answering = self._answer(mirror, request, find_caller, key, live, is_repetition=is_repetition)
+        answering = self._answer(_Errand(mirror, find_caller, key, live), request, is_repetition=is_repetition)
         live.follow(_start(answering, among=self._tasks))
         return live
 
@@ -145,13 +156,9 @@ class Asking:
         """The ask whose answer is being written in this conversation, whoever asked; of several the first."""
         return next((live for live in self._live.get(account, ()) if conversation_id in live.names), None)
 
-    async def settled(self, account: str) -> None:
-        """Wait until what this account has asked so far has ended, and is in the mirror. The next ask would wait its
-        turn as long anyway; where it need not, nor does this.
-        """
-        if self._upstream.keeps_conversations:
-            for live in tuple(self._live.get(account, ())):
-                await live.ended()
+    def count(self, account: str) -> int:
+        """How many of the account's asks have not ended, those that wait their turn included."""
+        return len(self._live.get(account, ()))
 
     def _repeated(self, account: str, digest: bytes) -> LiveAsk | None:
         return next((live for live in reversed(self._live.get(account, [])) if live.request_digest == digest), None)
@@ -186,44 +193,55 @@ class Asking:
 
     # ------------------------------------------------------------------------------------------------ the task
 
-    async def _answer(
-        self,
-        mirror: AccountMirror,
-        request: AskRequest,
-        find_caller: FindCaller,
-        key: bytes | None,
-        live: LiveAsk,
-        *,
-        is_repetition: bool,
-    ) -> dict[str, Any]:
-        earlier = None if key is None else await mirror.asks.find(key)
-        if is_repetition:
-            earlier = await mirror.asks.find_repeated(request.digest(), within=_REPEATED_WITHIN)
+    async def _answer(self, errand: _Errand, request: AskRequest, *, is_repetition: bool) -> dict[str, Any]:
+        asks = errand.mirror.asks
+        earlier = None
+        if errand.key is not None:
+            earlier = await asks.find(errand.key)
+        elif is_repetition:
+            earlier = await asks.find_repeated(errand.live.request_digest, within=_REPEATED_WITHIN)
         if earlier is not None:
             _check_same(earlier.request_digest, request)
-            message = await answer_of(mirror, earlier)
+            message = await answer_of(errand.mirror, earlier)
         else:
-            async with self._turn(mirror.account, request.conversation_id):
-                message = await self._asked(mirror, request, find_caller, key, live)
-        live.settle(message)
+            async with self._turn(errand.mirror, request):
+                message = await self._in_turn(errand, request)
+        errand.live.settle(message)
         return message
 
-    async def _asked(
-        self,
-        mirror: AccountMirror,
-        request: AskRequest,
-        find_caller: FindCaller,
-        key: bytes | None,
-        live: LiveAsk,
-    ) -> dict[str, Any]:
-        """The answer of an ask whose turn it is: written down, sent, and written down again."""
+    async def _in_turn(self, errand: _Errand, request: AskRequest) -> dict[str, Any]:
+        """The answer of an ask whose turn it is."""
+        place = await self._place(errand.mirror, request)
+        try:
+            return await self._asked(errand, request, place)
+        except UpstreamNotFound as error:
+            if not request.history or place.conversation_id is None or not error.is_gone:
+                raise
+            # It was deleted at ChatGPT, which only the conversation's own 404 proves. The client, which named none, has
+            # said all that a new one needs.
+            with suppress(NotFound):
+                await self._fetch(errand.mirror, place.conversation_id, errand.find_caller)
+            other = await self._place(errand.mirror, request)
+            if other.conversation_id == place.conversation_id:
+                raise
+            return await self._asked(errand, request, other)
+
+    async def _place(self, mirror: AccountMirror, request: AskRequest) -> Place:
+        if not request.history:
+            return Place(request.conversation_id, request.parent_id, 0)
+        return await self._find_place(mirror, request.history)
+
+    async def _asked(self, errand: _Errand, request: AskRequest, place: Place) -> dict[str, Any]:
+        """The answer of an ask whose place is known: written down, sent, and written down again."""
+        mirror, live = errand.mirror, errand.live
         model = request.model or self._default_model
         await self._requests.check_model(mirror.account, model)
-        caller = await find_caller()
+        caller = await errand.find_caller()
         if request.model is not None:
-            await self._check_model(mirror, model, find_caller)
+            await self._check_model(mirror, model, errand.find_caller)
         draft_id = str(uuid4())
-        question = await self._question(mirror, request, find_caller, model=model, draft_id=draft_id)
+        question = await self._question(errand, request, place, model=model, draft_id=draft_id)
+        live.conversation_id = place.conversation_id
         live.names.add(question.conversation_id or draft_id)
         ask_id = uuid4().hex
         await mirror.asks.begin(
@@ -231,7 +249,7 @@ class Asking:
             question,
             draft_id=draft_id,
             title=request.title if self._upstream.keeps_conversations else _title(request),
-            idempotency_digest=key,
+            idempotency_digest=errand.key,
             request_digest=live.request_digest,
         )
         exchange = Exchange(
@@ -244,7 +262,7 @@ class Asking:
         except StorageFailed as error:
             # It was paid for: who asked gets it at once, and the mirror as soon as it takes it.
             log.warning("an answer could not be written yet account=%s reason=%s", mirror.account, error.text)
-            self._write_later(mirror.account, exchange, key)
+            self._write_later(mirror.account, exchange, errand.key)
             return exchange.transcript.answer()
         except Exception:
             log.exception("an answer could not be written account=%s", mirror.account)
@@ -256,47 +274,51 @@ class Asking:
         return await answer_of(mirror, record)
 
     async def _question(
-        self, mirror: AccountMirror, request: AskRequest, find_caller: FindCaller, *, model: str, draft_id: str
+        self, errand: _Errand, request: AskRequest, place: Place, *, model: str, draft_id: str
     ) -> Question:
-        conversation_id, parent_id = request.conversation_id, None
+        mirror, conversation_id, parent_id = errand.mirror, place.conversation_id, None
         history: tuple[Turn, ...] = ()
         if self._upstream.keeps_conversations:
             if conversation_id is not None:
                 parent_id = await find_parent(
                     mirror,
                     conversation_id,
-                    request.parent_id,
-                    fetch=lambda wanted: self._fetch(mirror, wanted, find_caller),
+                    place.parent_id,
+                    fetch=lambda wanted: self._fetch(mirror, wanted, errand.find_caller),
                 )
         elif conversation_id is None:
             conversation_id = draft_id  # upstream will never give it another name
         else:
-            parent_id = await find_local_parent(mirror, conversation_id, request.parent_id)
+            parent_id = await find_local_parent(mirror, conversation_id, place.parent_id)
             tree = await mirror.conversations.get(conversation_id)
             history = tuple(turn for turn, _ in path_turns(tree, parent_id)) if parent_id is not None else ()
+        unknown = [turn for turn in request.history[place.known :] if turn.text]
         return Question(
             message_id=str(uuid4()),
             prompt=request.prompt,
             conversation_id=conversation_id,
             parent_id=parent_id,
             model=model,
-            before=tuple(SentMessage(str(uuid4()), turn.role, turn.text) for turn in request.before),
+            before=tuple(SentMessage(str(uuid4()), turn.role, turn.text) for turn in unknown),
             history=history,
         )
 
     @asynccontextmanager
-    async def _turn(self, account: str, conversation_id: str | None) -> AsyncIterator[None]:
+    async def _turn(self, mirror: AccountMirror, request: AskRequest) -> AsyncIterator[None]:
         """Wait until no other ask is under way that this one must not run beside: of the account, or in this very
         conversation where upstream keeps none. Raises BudgetSpent, at once, where those who wait already will spend
         all that is left.
         """
+        account = mirror.account
         budget = await self._requests.budget(account)
         if budget.remaining == 0:
             raise await self._requests.refusal(account)
         if self._waiting[account] >= budget.remaining:
             first_back = budget.held_until[0] if budget.held_until else budget.now
             raise BudgetSpent(retry_after_seconds=(first_back - budget.now) / SECOND)
-        beside = account if self._upstream.keeps_conversations else f"{account}/{conversation_id or uuid4()}"
+        beside = account
+        if not self._upstream.keeps_conversations:
+            beside = f"{account}/{(await self._place(mirror, request)).conversation_id or uuid4()}"
         lock = self._turns.setdefault(beside, asyncio.Lock())
         self._waiting[account] += 1
         try:

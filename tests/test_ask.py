@@ -12,7 +12,7 @@ from typing import Any, Final
 import pytest
 
 from chatgpt_rest.ask import Asking, AskRequest
-from chatgpt_rest.context import ASKING, EDITS, FETCHES, MODELS
+from chatgpt_rest.context import ASKING, EDITS, FETCHES, HISTORIES, MODELS
 from chatgpt_rest.errors import AnswerIncomplete, AskUncertain, Unavailable, UpstreamBusy
 from chatgpt_rest.exchange import CONTINUATIONS
 from chatgpt_rest.upstream.revchatgpt import RevChatGPT
@@ -328,6 +328,7 @@ async def patient(house: House, base_url: str) -> AsyncIterator[tuple[Asking, li
             default_model="auto",
             fetch=house.app[FETCHES].fetch,
             check_model=house.app[MODELS].check,
+            find_place=house.app[HISTORIES].place,
             push_title=house.app[EDITS].push_title,
             sleep=pause,
         ),

@@ -5,7 +5,7 @@ message alone goes on in the very conversation and branch that it belongs to.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from aiohttp import web
 
@@ -15,12 +15,10 @@ from chatgpt_rest.api.body import read_fields
 from chatgpt_rest.api.openai_answers import chunks, completion
 from chatgpt_rest.api.openai_requests import chat_request
 from chatgpt_rest.api.streams import follow
-from chatgpt_rest.ask import AskRequest
 from chatgpt_rest.clock import SECOND
-from chatgpt_rest.context import ASKING, CLOCK, CONFIG, HISTORIES, MIRROR, MODELS, find_caller
-from chatgpt_rest.histories import Place
+from chatgpt_rest.context import ASKING, CLOCK, CONFIG, MIRROR, MODELS, find_caller
 from chatgpt_rest.mirror import KnownModels
-from chatgpt_rest.model import Model, Turn
+from chatgpt_rest.model import Model
 from chatgpt_rest.models import unknown_model
 from chatgpt_rest.refusing_openai import is_automatic_retry
 
@@ -32,18 +30,9 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     chat = chat_request(await read_fields(request))
     key = idempotency_key(request)
     is_repetition = key is None and is_automatic_retry(request)
-    place = await _place(request, chat.turns, may_wait=key is None and not is_repetition)
-    asked = AskRequest(
-        prompt=chat.prompt,
-        conversation_id=place.conversation_id,
-        parent_id=place.parent_id,
-        model=chat.model,
-        before=tuple(turn for turn in chat.turns[place.known :] if turn.text),
-        identity=chat.digest(),  # where a history is found changes with what comes of it
-    )
     live = request.app[ASKING].start(
         request[MIRROR],
-        asked,
+        chat.asked(),
         find_caller(request),
         idempotency_key=key,
         is_repetition=is_repetition,
@@ -71,18 +60,6 @@ async def one_model(request: web.Request) -> web.Response:
         if each.id == request.match_info["model"]:
             return json_response(_model(each, known))
     raise unknown_model(known)
-
-
-async def _place(request: web.Request, turns: Sequence[Turn], *, may_wait: bool) -> Place:
-    """Where this history goes on. One that ends in an answer which is still being written is known in a moment: whoever
-    stops an answer can go on at once from what came of it.
-    """
-    histories, mirror = request.app[HISTORIES], request[MIRROR]
-    place = await histories.place(mirror, turns)
-    if may_wait and place.known < len(turns) and any(turn.role == "assistant" for turn in turns):
-        await request.app[ASKING].settled(mirror.account)
-        place = await histories.place(mirror, turns)
-    return place
 
 
 def _model(model: Model, known: KnownModels) -> Mapping[str, object]:

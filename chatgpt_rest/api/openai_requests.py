@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import Any, Final
 
 from chatgpt_rest.api.body import Fields
+from chatgpt_rest.ask import AskRequest
 from chatgpt_rest.errors import BadRequest
 from chatgpt_rest.model import Turn
 
@@ -33,9 +33,9 @@ class ChatRequest:
     wants_usage: bool
     """In the stream, where upstream tells it."""
 
-    def digest(self) -> bytes:
-        """Equal for requests that ask the same: tells that one is the repetition of another."""
-        return sha256(repr((self.turns, self.prompt, self.model)).encode("utf-8", "surrogatepass")).digest()
+    def asked(self) -> AskRequest:
+        """What is to be asked; equal for requests that ask the same, however the answer is to come."""
+        return AskRequest(prompt=self.prompt, model=self.model, history=self.turns)
 
 
 def chat_request(fields: Fields) -> ChatRequest:

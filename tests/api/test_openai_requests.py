@@ -51,7 +51,7 @@ def test_an_answer_without_words_is_a_turn(content: object) -> None:
 def test_how_the_answer_comes_makes_no_other_request() -> None:
     """A retry that streams is one of a request that did not."""
     plain = request(messages=[user("Hello?")])
-    assert request(messages=[user("Hello?")], stream=True, temperature=1).digest() == plain.digest()
+    assert request(messages=[user("Hello?")], stream=True, temperature=1).asked().digest() == plain.asked().digest()
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,8 @@ def test_how_the_answer_comes_makes_no_other_request() -> None:
 )
 def test_what_is_asked_makes_another_request(other: dict[str, Any]) -> None:
     """The prompt, what comes before it, and who is asked."""
-    assert request(**{"messages": [user("Hello?")], **other}).digest() != request(messages=[user("Hello?")]).digest()
+    plain = request(messages=[user("Hello?")]).asked()
+    assert request(**{"messages": [user("Hello?")], **other}).asked().digest() != plain.digest()
 
 
 PICTURE: Final = {"type": "image_url", "image_url": {"url": "data:,x"}}
