@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import Final
 
 from aiohttp import web
+from yarl import URL
 
 from chatgpt_rest.api.routes import API
 from chatgpt_rest.archive.jobs import Jobs
@@ -43,7 +44,7 @@ from chatgpt_rest.context import (
 )
 from chatgpt_rest.control import control_over, serve_control
 from chatgpt_rest.edits import Edits
-from chatgpt_rest.errors import MirrorError
+from chatgpt_rest.errors import MirrorError, StartError
 from chatgpt_rest.fetch import Fetches
 from chatgpt_rest.histories import Histories
 from chatgpt_rest.listener import listening
@@ -61,6 +62,8 @@ _AGAIN_AFTER_SECONDS: Final = 60.0
 _RESTS_TIMES: Final = 4
 _PURGES_AFTER_SECONDS: Final = 3600.0
 _PURGES_EVERY_SECONDS: Final = 86_400.0  # each may write the whole file anew
+
+_ON_THIS_MACHINE: Final = frozenset({"localhost", "127.0.0.1", "::1", "0.0.0.0", "::"})  # noqa: S104 - recognised only
 
 log = logging.getLogger(__name__)
 
@@ -175,11 +178,21 @@ async def running(config: Config, *, clock: Clock, upstream: Upstream | None = N
 
 
 def build_upstream(config: Config, clock: Clock) -> Upstream:
-    """The upstream that is configured. Nothing is contacted yet."""
+    """The upstream that is configured. Nothing is contacted yet. Raises StartError where it is this server."""
     told = config.upstream
+    if _is_itself(config):
+        raise StartError(
+            f"{config.file}: [upstream] base_url is the address of this server itself: it would ask itself for ever"
+        )
     if told.kind == "openai":
         return OpenAIUpstream(base_url=told.base_url, clock=clock, answer_timeout_seconds=told.answer_timeout_seconds)
     return RevChatGPT(base_url=told.base_url, model=told.model, answer_timeout_seconds=told.answer_timeout_seconds)
+
+
+def _is_itself(config: Config) -> bool:
+    upstream, server = URL(config.upstream.base_url), config.server
+    is_here = upstream.host == server.host or (config.upstream.is_loopback and server.host in _ON_THIS_MACHINE)
+    return is_here and upstream.port == server.port
 
 
 async def build_auth(config: Config, mirror: Mirror, upstream: Upstream, clock: Clock) -> Auth:
@@ -187,6 +200,9 @@ async def build_auth(config: Config, mirror: Mirror, upstream: Upstream, clock: 
     key_file = config.mirror.path.with_name(config.mirror.path.name + ".key")
     if not key_file.exists() and await mirror.accounts.keys():
         log.warning("the key file is gone, and with it every API key's worth: make them anew file=%s", key_file)
+    api_key = ConfiguredSecret(config.api_key, config.api_key_file)
+    if config.upstream.keeps_conversations and api_key.read() is not None:
+        log.warning('an API key is given, and not used: [upstream] kind is "chatgpt"')
     return Auth(
         mirror,
         upstream,
@@ -194,7 +210,7 @@ async def build_auth(config: Config, mirror: Mirror, upstream: Upstream, clock: 
         digest_key=read_digest_key(key_file),
         accepts_access_tokens=config.accepts_access_tokens,
         configured=ConfiguredSecret(config.access_token, config.access_token_file),
-        api_key=None if config.upstream.keeps_conversations else ConfiguredSecret(config.api_key, config.api_key_file),
+        api_key=None if config.upstream.keeps_conversations else api_key,
     )
 
 

@@ -21,7 +21,7 @@ from typing import Final, TypeVar
 
 from chatgpt_rest.claims import Claims, claims_of, looks_like_token
 from chatgpt_rest.clock import DAY, MINUTE, SECOND, Clock, growing_pause
-from chatgpt_rest.config import KEY_FILE, KEY_VARIABLE
+from chatgpt_rest.config import KEY_WAYS
 from chatgpt_rest.configured import ConfiguredSecret
 from chatgpt_rest.errors import (
     BudgetSpent,
@@ -37,9 +37,6 @@ from chatgpt_rest.gate import AccountGate, CheckGate
 from chatgpt_rest.mirror import Credential, Mirror
 from chatgpt_rest.model import Secret
 from chatgpt_rest.upstream.protocol import LARGEST_PAGE, Caller, Upstream
-
-KEY_WAYS: Final = f"give one as {KEY_VARIABLE}, or as the file {KEY_FILE} in $CREDENTIALS_DIRECTORY"
-"""How the owner configures the key of an API."""
 
 KEY_PREFIX: Final = "cgrt_"
 """What local API keys begin with: such a credential is never taken for a token and never leaves this machine."""
@@ -261,6 +258,7 @@ class Auth:
 
         async def refuse(error: UpstreamError) -> None:
             self._remember_refusal(digest)
+            error.retry_after_seconds = _REFUSAL_LASTS // SECOND
             self._trying.discard(account)
             log.warning("upstream refused the configured API key account=%s", account)
             await self._mirror.of(account).sync.remember(error)

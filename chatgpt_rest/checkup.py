@@ -13,9 +13,8 @@ from typing import Any, Final, Literal
 from yarl import URL
 
 from chatgpt_rest.app import running
-from chatgpt_rest.auth import KEY_WAYS
 from chatgpt_rest.clock import Clock
-from chatgpt_rest.config import Config
+from chatgpt_rest.config import KEY_WAYS, Config
 from chatgpt_rest.configured import ConfiguredSecret
 from chatgpt_rest.control import call_server, control_over
 from chatgpt_rest.errors import MirrorError, UpstreamRefusedToken
@@ -42,16 +41,19 @@ async def checkup(config: Config, clock: Clock) -> list[Finding]:
 
 async def _findings(config: Config, clock: Clock) -> AsyncIterator[Finding]:
     yield Finding("right", f"configuration: {config.file}")
+    has_key = ConfiguredSecret(config.api_key, config.api_key_file).read() is not None
     try:
         report, server = await _report(config, clock)
     except MirrorError as error:
         yield Finding("wrong", f"mirror: {error.text}")
     else:
         yield Finding("right", server)
+        if report["is_server"]:
+            has_key = report["has_api_key"]  # a service is given it where no command sees it
         for finding in _about_mirror(config, report):
             yield finding
     if not config.upstream.keeps_conversations:
-        yield _api_key(config)
+        yield _api_key(has_key=has_key)
     yield await _upstream(config)
 
 
@@ -156,9 +158,9 @@ def _what_stops(what: str, sync: dict[str, Any], *, again: str) -> Finding:
     return Finding("soon", f"{what}: paused until {until} by ChatGPT's own limit", "wait")
 
 
-def _api_key(config: Config) -> Finding:
+def _api_key(*, has_key: bool) -> Finding:
     """Whether there is a key to ask with. Whether upstream takes it, only a request could tell."""
-    if ConfiguredSecret(config.api_key, config.api_key_file).read() is None:
+    if not has_key:
         return Finding("wrong", "upstream: no API key is configured; reading goes on without one", KEY_WAYS)
     return Finding("right", 'upstream: an API key is configured; kind = "openai": conversations live here, sync is off')
 

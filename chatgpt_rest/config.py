@@ -28,10 +28,13 @@ KEY_VARIABLE: Final = "CHATGPT_REST_UPSTREAM__API_KEY"
 CONFIG_VARIABLE: Final = "CHATGPT_REST_CONFIG"
 TOKEN_FILE: Final = "access_token"  # noqa: S105 - a name, not a token
 KEY_FILE: Final = "api_key"
+KEY_WAYS: Final = f"give one as {KEY_VARIABLE}, or as the file {KEY_FILE} in $CREDENTIALS_DIRECTORY"
+"""How the owner configures the key of an API."""
 
 _CHECKOUT: Final = Path(__file__).parent.parent / "config.toml"
 _PACKAGED: Final = Path(__file__).parent / "config.toml"
 
+_OPENAI_HOST: Final = "api.openai.com"
 _MOST: Final = 2**53
 _SECRETS: Final = {TOKEN_FILE: TOKEN_VARIABLE, KEY_FILE: KEY_VARIABLE}
 
@@ -244,6 +247,11 @@ def _secret(environ: Mapping[str, str], variable: str) -> Secret | None:
 def _check_upstream(config: Config) -> None:
     """What one key alone cannot tell: whether they fit the kind of upstream."""
     if config.upstream.keeps_conversations:
+        if URL(config.upstream.base_url).host == _OPENAI_HOST:
+            raise StartError(
+                f'[upstream] base_url = "{config.upstream.base_url}" needs kind = "openai" beside it, and an API key: '
+                f"{KEY_WAYS}. As it is, access tokens of ChatGPT's would be sent to OpenAI's API"
+            )
         if config.rate_limit.requests_per_hour == 0:
             raise StartError(
                 "[rate_limit] requests_per_hour = 0 means no limit, which only an API with a key of yours may have "
@@ -381,7 +389,7 @@ _ADDRESSES: Final[dict[str, tuple[Callable[[str], bool], str]]] = {
     "host": (_is_host, "Expected an address or the name of one, such as 127.0.0.1"),
     "base_url": (
         lambda value: _is_http(value) and value.endswith("/"),
-        "Expected an http or https address that ends in /, such as https://chatgpt.com/backend-api/",
+        "Expected an http or https address that ends in /, such as https://chatgpt.com/backend-api/ or http://host/v1/",
     ),
     "public_url": (lambda value: not value or _is_http(value), "Expected an http or https address, or nothing"),
 }

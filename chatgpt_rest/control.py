@@ -31,6 +31,7 @@ from chatgpt_rest.chatgpt_json import is_id
 from chatgpt_rest.claims import EXPIRES_SOON
 from chatgpt_rest.clock import DAY, Clock, iso
 from chatgpt_rest.config import TOKEN_FILE, TOKEN_VARIABLE
+from chatgpt_rest.configured import ConfiguredSecret
 from chatgpt_rest.context import AUTH, CONFIG, MIRROR_OF_ALL, SYNC
 from chatgpt_rest.errors import BadRequest, Conflict, MirrorError, NotFound, StartError, Unavailable
 from chatgpt_rest.mirror import Mirror
@@ -57,8 +58,8 @@ log = logging.getLogger(__name__)
 
 class Control:
     """The owner's operations. Arguments and results are plain JSON values. `is_server` says that this process stays:
-    a command does not, and what it is given ends with it. `makes_accounts` says that no upstream tells who has one:
-    a key for an account that is not there begins it.
+    a command does not, and what it is given ends with it. `api_key` is where an API's key comes from, None with
+    ChatGPT. An API does not tell who has an account: a local key for one that is not there begins it.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class Control:
         *,
         keep_deleted_days: int,
         is_server: bool,
-        makes_accounts: bool,
+        api_key: ConfiguredSecret | None,
     ) -> None:
         self._mirror = mirror
         self._auth = auth
@@ -78,7 +79,7 @@ class Control:
         self._clock = clock
         self._keep_deleted = keep_deleted_days * DAY
         self._is_server = is_server
-        self._makes_accounts = makes_accounts
+        self._api_key = api_key
         self.was_joined = False
         """Whether somebody watches a pass that somebody else began."""
         self._operations: dict[str, Operation] = {
@@ -175,6 +176,7 @@ class Control:
         return {
             "process": os.getpid(),
             "is_server": self._is_server,
+            "has_api_key": self._api_key is not None and self._api_key.read() is not None,
             "faults": await self._mirror.faults(),
             "accounts": accounts,
         }
@@ -274,7 +276,7 @@ class Control:
         known = await self._mirror.accounts.all()
         wanted = account if account is not None or known else _FIRST_ACCOUNT
         is_new = wanted is not None and not any(wanted in {each.id, each.name} for each in known)
-        if not (self._makes_accounts and wanted is not None and is_new):
+        if self._api_key is None or wanted is None or not is_new:
             return await self._mirror.accounts.resolve(account)
         if not is_id(wanted) or looks_like_credential(wanted):
             raise BadRequest("the id of an account has letters, digits, - and _, at most 128 of them")
@@ -289,14 +291,15 @@ class Control:
 
 def control_over(app: web.Application, clock: Clock, *, is_server: bool = True) -> Control:
     """The owner's operations over an application that is open."""
+    config = app[CONFIG]
     return Control(
         app[MIRROR_OF_ALL],
         app[AUTH],
         app[SYNC],
         clock,
-        keep_deleted_days=app[CONFIG].mirror.keep_deleted_days,
+        keep_deleted_days=config.mirror.keep_deleted_days,
         is_server=is_server,
-        makes_accounts=not app[CONFIG].upstream.keeps_conversations,
+        api_key=None if config.upstream.keeps_conversations else ConfiguredSecret(config.api_key, config.api_key_file),
     )
 
 

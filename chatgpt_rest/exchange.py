@@ -9,15 +9,17 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Final
 from uuid import uuid4
 
-from chatgpt_rest import chatgpt_json
+from chatgpt_rest import branches, chatgpt_json
 from chatgpt_rest.errors import (
     AnswerIncomplete,
     AskUncertain,
     BudgetSpent,
     MirrorError,
+    NotFound,
     StorageFailed,
     UpstreamBroken,
     UpstreamBusy,
@@ -26,7 +28,7 @@ from chatgpt_rest.errors import (
 )
 from chatgpt_rest.live import LiveAsk
 from chatgpt_rest.mirror import AccountMirror, AskRecord, AskState
-from chatgpt_rest.model import Node, Question
+from chatgpt_rest.model import Completeness, Conversation, Node, Question
 from chatgpt_rest.transcript import Transcript
 from chatgpt_rest.upstream.protocol import Answer, Caller, Upstream
 
@@ -35,6 +37,9 @@ CONTINUATIONS: Final = 8
 
 _GROWS_EVERY_SECONDS: Final = 1.0
 _BUSY_PAUSES_SECONDS: Final = (1.0, 2.0, 4.0, 8.0)  # "Only one message at a time": the person's own browser is asking
+
+_REFUSALS: Final = frozenset({"upstream_forbidden", "upstream_refused", "upstream_unknown_path"})
+"""Of what looks broken, what says for certain that nothing was asked."""
 
 Sleep = Callable[[float], Awaitable[None]]
 
@@ -157,8 +162,7 @@ class Exchange:
         try:
             async for text in answer:
                 has_begun.set()
-                if live.conversation_id is None and answer.conversation_id is not None:
-                    live.belongs_to(answer.conversation_id)
+                self._name(answer)
                 if answer.message_id is not None:
                     live.show(answer.message_id, text)
         finally:
@@ -171,10 +175,15 @@ class Exchange:
 
     def _show_rest(self, answer: Answer) -> None:
         """Show what came together with what broke the stream off: readers are given all that is kept."""
+        self._name(answer)
         for node in answer.nodes():
             said = chatgpt_json.spoken(node)
             if said is not None and said.role == "assistant" and said.text:
                 self._live.show(node.id, said.text)
+
+    def _name(self, answer: Answer) -> None:
+        if self._live.conversation_id is None and answer.conversation_id is not None:
+            self._live.belongs_to(answer.conversation_id)
 
     async def _write_on(self, answer: Answer, has_begun: asyncio.Event) -> None:
         await has_begun.wait()
@@ -202,14 +211,39 @@ class Exchange:
 
 
 async def answer_of(mirror: AccountMirror, record: AskRecord) -> dict[str, Any]:
-    """The answer of an ask that ended, now or up to a day ago. Raises AnswerIncomplete and AskUncertain."""
-    if record.state is AskState.INCOMPLETE:
-        raise _incomplete(record, None)
-    if record.state is not AskState.ANSWERED or record.answer_node is None:
-        raise _uncertain(record, None)
-    return chatgpt_json.answer(
-        await mirror.conversations.get(record.conversation, even_if_deleted=True), record.answer_node
-    )
+    """The answer of an ask that ended, now or up to a day ago; of one that broke off where sync has completed it since.
+    Raises AnswerIncomplete and AskUncertain.
+    """
+    try:
+        tree = await mirror.conversations.get(record.conversation, even_if_deleted=True)
+    except NotFound:  # purged, or its prompt was never more than a draft
+        raise _unanswered(record, None) from None
+    if record.state is AskState.ANSWERED and record.answer_node is not None:
+        return chatgpt_json.answer(tree, record.answer_node)
+    below = _below(tree, record.prompt_node)
+    end = chatgpt_json.answer_end(below)
+    if end is None or any(node.completeness is not Completeness.COMPLETE for node in below):
+        raise _unanswered(record, end)
+    return chatgpt_json.answer(tree, end.id)
+
+
+def _below(tree: Conversation, prompt: str) -> list[Node]:
+    """What follows a prompt until the next one, of several answers the first."""
+    kin, below, at = branches.children(tree.nodes), list[Node](), prompt
+    while (children := kin.get(at)) and len(below) < len(tree.nodes):
+        node = tree.nodes[children[0]]
+        said = chatgpt_json.spoken(node)
+        if said is not None and said.role == "user":
+            break
+        below.append(node)
+        at = node.id
+    return below
+
+
+def _unanswered(record: AskRecord, end: Node | None) -> AnswerIncomplete | AskUncertain:
+    if record.state is not AskState.INCOMPLETE:
+        return _uncertain(record, None)
+    return _incomplete(record if end is None else replace(record, answer_node=end.id), None)
 
 
 def _how_it_failed(error: Exception, transcript: Transcript) -> AskState:
@@ -218,7 +252,7 @@ def _how_it_failed(error: Exception, transcript: Transcript) -> AskState:
     # A connection that was never made carried nothing, and a refusal in so many words is one. All else may have
     # arrived.
     may_have_arrived = isinstance(error, UpstreamBroken | UpstreamSlow | TimeoutError)
-    is_refusal = isinstance(error, UpstreamBroken) and error.code == "upstream_forbidden"
+    is_refusal = isinstance(error, UpstreamBroken) and error.code in _REFUSALS
     return AskState.UNCERTAIN if may_have_arrived and not is_refusal else AskState.REFUSED
 
 
@@ -226,7 +260,7 @@ def _incomplete(record: AskRecord, error: Exception | None) -> AnswerIncomplete:
     reason = "" if error is None else f": {error}"
     return AnswerIncomplete(
         f"the answer broke off{reason}; what came is kept in the conversation",
-        details={"conversation_id": record.conversation, "message_id": record.answer_node},
+        details={"conversation_id": record.conversation, "message_id": record.answer_node, **_words_of(error)},
     )
 
 
@@ -234,5 +268,15 @@ def _uncertain(record: AskRecord, error: Exception | None) -> AskUncertain:
     reason = "" if error is None else f" ({error})"
     return AskUncertain(
         f"it is not known whether this prompt arrived{reason}; it is not sent again",
-        details={"conversation_id": record.conversation},
+        details={"conversation_id": record.conversation, **_words_of(error)},
     )
+
+
+def _words_of(error: Exception | None) -> dict[str, object]:
+    """What upstream itself said, where that can be told: "context length exceeded" is for the person to know."""
+    body = error.body if isinstance(error, MirrorError) else None
+    try:
+        chatgpt_json.dump(body)
+    except ValueError:  # it holds what JSON cannot
+        return {}
+    return {} if body is None else {"upstream_error": body}

@@ -164,6 +164,8 @@ class LiveAsk:
         """This is the answer: what readers were shown is brought to what it says."""
         if self.conversation_id is None:
             self.belongs_to(message["conversation_id"])
+        if self._cut is not None:  # what continued the last message had no words, but the whole goes by its name
+            self._passages[-1].ids.add(message["id"])
         for passage in self._passages:
             passage.before = ""
         self._cut = None

@@ -45,7 +45,7 @@ async def errors_middleware(request: web.Request, handler: Handler) -> web.Strea
             log.warning("the mirror cannot be used reason=%s", error.text)
         return await _answer(request, error)
     except web.HTTPException as error:
-        return _openai_refusal_of_aiohttp(error) if speaks_openai(request) else refusal_of_aiohttp(error)
+        return refusal_of_aiohttp(request, error)
     except ConnectionError:
         raise  # the client is gone, and aiohttp closes up after it
     except Exception:
@@ -92,18 +92,15 @@ async def budget_middleware(request: web.Request, handler: Handler) -> web.Strea
     return response
 
 
-def refusal_of_aiohttp(error: web.HTTPException) -> web.Response:
+def refusal_of_aiohttp(request: web.BaseRequest, error: web.HTTPException) -> web.Response:
     """aiohttp's own refusals, without the words in them that it took from the request."""
-    response = error_response(error.status, error.reason.lower(), _CODES.get(error.status, "bad_request"))
-    if "Allow" in error.headers:
-        response.headers["Allow"] = error.headers["Allow"]
-    return response
-
-
-def _openai_refusal_of_aiohttp(error: web.HTTPException) -> web.Response:
-    headers = {name: error.headers[name] for name in ("Allow",) if name in error.headers}
     code = _CODES.get(error.status, "bad_request")
-    return OpenAIRefusal(error.status, error.reason.lower(), code, headers=headers).response()
+    headers = {name: error.headers[name] for name in ("Allow",) if name in error.headers}
+    if speaks_openai(request):
+        return OpenAIRefusal(error.status, error.reason.lower(), code, headers=headers).response()
+    response = error_response(error.status, error.reason.lower(), code)
+    response.headers.update(headers)
+    return response
 
 
 async def _answer(request: web.Request, error: MirrorError) -> web.Response:

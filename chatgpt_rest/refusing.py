@@ -13,6 +13,7 @@ from aiohttp import web
 from chatgpt_rest import chatgpt_json, errors
 from chatgpt_rest.budget import WINDOW, Budget
 from chatgpt_rest.clock import SECOND
+from chatgpt_rest.config import KEY_WAYS
 from chatgpt_rest.context import CONFIG, MIRROR_OF_ALL, PRINCIPAL
 from chatgpt_rest.errors import BudgetSpent, MirrorError, Unavailable, UpstreamLimit, UpstreamRefusedToken
 
@@ -65,8 +66,9 @@ async def refusal(request: web.Request, error: MirrorError) -> Refusal:
         # The client's own key is as good as before: it is the token behind it that upstream takes no more.
         is_of_token = error.code == UpstreamRefusedToken.code
         error = Unavailable(
-            "ChatGPT refused the access token of this account" if is_of_token else error.text,
+            "ChatGPT refused the access token of this account" if is_of_token else f"{error.text}; {KEY_WAYS}",
             code="no_access_token" if is_of_token else error.code,
+            retry_after_seconds=error.retry_after_seconds,
         )
     is_limit = isinstance(error, BudgetSpent | UpstreamLimit)
     status = request.app[CONFIG].rate_limit.exceeded_status if is_limit else _status(error)

@@ -67,7 +67,7 @@ def is_automatic_retry(request: web.Request) -> bool:
     return count.isascii() and count.isdigit() and count.strip("0") != ""
 
 
-def speaks_openai(request: web.Request) -> bool:
+def speaks_openai(request: web.BaseRequest) -> bool:
     """Whether a request is for OpenAI's routes: those that are there, and those that are not."""
     return request.path == PREFIX or request.path.startswith(PREFIX + "/")
 
@@ -77,13 +77,12 @@ async def openai_refusal(request: web.Request, error: MirrorError) -> OpenAIRefu
     clients of OpenAI's know another one: a spent budget, a model that is not there.
     """
     told = await refusal(request, error)
-    status = told.status
+    status, param = told.status, told.details.get("param")
     if isinstance(error, BudgetSpent | UpstreamLimit):
         status = 429
     elif isinstance(error, UnknownModel):
-        status = 404
-    details = dict(told.details)
-    param = details.pop("param", None)
+        status, param = 404, "model"
+    details = {name: value for name, value in told.details.items() if name != "param"}
     return OpenAIRefusal(
         status,
         _message(error, told.said),

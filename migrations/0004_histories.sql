@@ -1,11 +1,14 @@
 -- OpenAI clients send the whole history each time: hashes of the paths tell which conversation it is; and the models upstream offers.
 
--- 0: no hash of it is in history_hash; 1: one of every path of its tree; 2: its tree has changed since.
-alter table conversation add column hashing integer not null default 0;
+-- The tree's version, one more with each change of it.
+alter table conversation add column tree_version integer not null default 1;
+
+-- The version of which the hash of every path is in history_hash; 0: no hash of any version is.
+alter table conversation add column hashed_version integer not null default 0;
 
 create index conversation_unhashed
 on conversation (account, coalesce(update_time, create_time) desc)
-where hashing <> 1 and has_content = 1 and deleted_at is null;
+where hashed_version <> tree_version and has_content = 1 and deleted_at is null;
 
 -- Which conversations hold a history that begins at their root. A row says where to look, the tree itself decides: what
 -- another version of it left here does no harm.

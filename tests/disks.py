@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Disks that fail: one of a size that a test can fill (mounting it takes root, and a kernel that lets root do it), and
-one that cannot be written.
+"""Disks that fail: one of a size that a test can fill (mounting it takes root, and a kernel that lets root do it), one
+that cannot be written, and one that cannot be read.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from chatgpt_rest.mirror.database import READERS
 from tests.house import House
 
 
@@ -37,3 +38,18 @@ async def read_only(house: House) -> AsyncIterator[None]:
         yield
     finally:
         await writer.execute("pragma query_only = off")
+
+
+@asynccontextmanager
+async def unreadable(house: House) -> AsyncIterator[None]:
+    """The mirror can be written and not be read: SQLite breaks off whatever a reader begins."""
+    queue = house.mirror._database._readers
+    readers = [await queue.get() for _ in range(READERS)]
+    for reader in readers:
+        await reader.set_progress_handler(lambda: 1, 1)
+        queue.put_nowait(reader)
+    try:
+        yield
+    finally:
+        for reader in readers:
+            await reader.set_progress_handler(lambda: 0, 1)

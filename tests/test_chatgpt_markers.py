@@ -276,8 +276,8 @@ def test_references_of_any_shape_are_survived(references: list[dict[str, Any]]) 
 def test_many_markers_take_linear_time(text: str) -> None:
     """Hundreds of kilobytes of markers with thousands of references are a matter of a moment."""
     references = [{"matched_text": CITE + CITE * (index % 50), **A} for index in range(5_000)] + [B] * 5_000
-    started = time.perf_counter()
+    started = time.process_time()
     resolved(
         text, content_references=references, citations=[{"start_ix": index, "metadata": B} for index in range(5_000)]
     )
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 20  # what goes with the square takes minutes

@@ -56,7 +56,7 @@ OTHER_VALUES: Final[dict[tuple[str, str], tuple[str, Any]]] = {
 """For each key a value that is not its default, as the environment writes it and as the program knows it."""
 
 ALONG: Final[dict[tuple[str, str], dict[str, str]]] = {
-    ("upstream", "kind"): {"CHATGPT_REST_UPSTREAM__BASE_URL": "https://api.openai.com/v1/"}
+    ("upstream", "kind"): {"CHATGPT_REST_UPSTREAM__BASE_URL": "https://models.example/v1/"}
 }
 """What has to be set for a key to have that value."""
 
@@ -294,6 +294,21 @@ def test_an_api_is_not_at_chatgpts_address(base_url: str) -> None:
     """The default of the one kind is no address of the other: the message says what to write."""
     text = refusal(None, {**OPENAI, "CHATGPT_REST_UPSTREAM__BASE_URL": base_url})
     assert "https://api.openai.com/v1/" in text
+
+
+def test_openais_address_needs_its_kind() -> None:
+    """Taken for ChatGPT's, it would be sent people's access tokens: the message says what to write."""
+    text = refusal(None, {"CHATGPT_REST_UPSTREAM__BASE_URL": "https://api.openai.com/v1/"})
+    assert 'kind = "openai"' in text
+    assert KEY_VARIABLE in text
+
+
+def test_the_rule_of_an_address_shows_one_of_each_kind() -> None:
+    """Nearly every API's is written without its last slash somewhere."""
+    text = refusal(None, {**OPENAI, "CHATGPT_REST_UPSTREAM__BASE_URL": "https://api.openai.com/v1"})
+    assert "ends in /" in text
+    assert "/backend-api/" in text
+    assert "/v1/" in text.partition("such as")[2]
 
 
 def test_no_limit_is_for_an_api_alone() -> None:

@@ -311,6 +311,21 @@ async def test_deleting_under_an_answer_costs_nobody_the_answer(
     assert await titles(client, "?deleted=only") == ["Groceries"]
 
 
+async def test_deleting_everything_takes_an_answer_that_has_not_begun_with_it(
+    client: Client, chatgpt: SimulatedChatGPT
+) -> None:
+    """A new conversation that upstream names only after that is deleted too; who asked gets the answer all the same."""
+    await client.get("/conversations")
+    fault = chatgpt.fault("conversation", hold_after_events=0)
+    asking = asyncio.create_task(client.post("/conversations/new", json={"prompt": "Hello?", "title": "Mine"}))
+    await fault.until_held()
+    assert (await client.delete("/conversations/all")).status == 204
+    fault.release()
+    asked = await asking
+    assert (asked.status, asked.json["response"]["message"]) == (201, answer_to("Hello?"))
+    assert (await titles(client), await titles(client, "?deleted=only")) == ([], ["Mine"])
+
+
 async def test_a_list_asked_for_before_everything_was_deleted_brings_nothing_back(
     house: House, chatgpt: SimulatedChatGPT, groceries: SimConversation
 ) -> None:

@@ -5,17 +5,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
 from chatgpt_rest import app
 from chatgpt_rest.ask import AskRequest
 from chatgpt_rest.clock import DAY, SECOND
-from chatgpt_rest.context import ASKING, AUTH, HISTORIES, MIRROR_OF_ALL
+from chatgpt_rest.context import ASKING, AUTH, MIRROR_OF_ALL
 from chatgpt_rest.histories import NOWHERE, Histories, Place
 from chatgpt_rest.mirror import AccountMirror
 from chatgpt_rest.model import Question, Turn
@@ -27,10 +29,12 @@ from tests.mirrors import opening
 from tests.rows import rows
 from tests.shapes import message
 from tests.syncing import sync
-from tests.talks import any_tree, grown, talk, turns
+from tests.talks import Message, any_tree, grown, talk, turns, user
 
 HISTORIES_OF_CHATGPT = Histories(keeps_conversations=True)
 BRIEF = Turn("system", "Be brief.")
+
+T = TypeVar("T")
 
 
 @pytest.fixture
@@ -44,6 +48,27 @@ async def alice(tmp_path: Path, clock: ManualClock) -> AsyncIterator[AccountMirr
 async def save(mirror: AccountMirror, *words: str, name: str = "c", at: int = 0) -> None:
     """A conversation as upstream shows it, updated so many seconds after noon."""
     await mirror.conversations.save_whole(talk(*words, name=name, update_time=NOON / SECOND + at))
+
+
+async def not_hashed(mirror: AccountMirror) -> list[str]:
+    """The conversations that the index does not know as they are."""
+    found = await mirror.history_hashes.unhashed(messages=100_000, even_local=False, only_new=False)
+    return [each.tree.id for each in found]
+
+
+class HeldThreads(ThreadPoolExecutor):
+    """An event loop's threads: what is asked of them begins when they are let."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.asked = asyncio.Event()
+        self.let = threading.Event()
+        self.submit(self.let.wait)
+        self.asked.clear()
+
+    def submit(self, work: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        self.asked.set()
+        return super().submit(work, *args, **kwargs)
 
 
 async def place(mirror: AccountMirror, *history: Turn) -> Place:
@@ -194,6 +219,55 @@ async def test_ten_thousand_turns_are_placed(alice: AccountMirror) -> None:
     assert await place(alice, *turns(*reversed(texts))) == NOWHERE
 
 
+async def test_what_has_only_changed_is_placed_and_hashed_later(alice: AccountMirror) -> None:
+    """A long conversation is not gone through twice for each prompt in it."""
+    await save(alice, "Why?", "So.")
+    assert await place(alice, *turns("Why?", "So.")) == Place("c", "n1", 2)
+    await save(alice, "Why?", "So.", "And?", "Thus.", at=1)
+    assert await place(alice, *turns("Why?", "So.", "And?", "Thus.")) == Place("c", "n3", 4)
+    assert await not_hashed(alice) == ["c"]
+
+
+async def test_what_has_changed_is_found_beside_what_holds_more_for_longer(alice: AccountMirror) -> None:
+    """Another one that is known to share more of it must not hide it."""
+    history = turns("Why?", "So.", "And?", "Thus.", "Oh?", "Yes.")
+    await save(alice, "Why?", "So.")
+    await save(alice, "Why?", "So.", "And?", "Thus.", name="other")
+    assert (await place(alice, *history)).conversation_id == "other"
+    await save(alice, "Why?", "So.", "And?", "Thus.", "Oh?", "Yes.", at=1)
+    assert await place(alice, *history) == Place("c", "n5", 6)
+
+
+async def test_a_request_looks_through_so_many_messages(alice: AccountMirror) -> None:
+    """Then what was found until then has to do."""
+    await save(alice, "Hello?", "Hello.", "Why?", "Because it is so.")
+    history = turns("Hello?", "Hello.", "Why?", "Because")
+    assert await place(alice, *history) == Place("c", "n3", 4)
+    blank: list[tuple[str, str | None, Message]] = [(f"x{index}", "a", None) for index in range(20_000)]
+    nodes = [("u", None, user("Hello?")), ("a", "u", message("Hello.")), *blank]
+    await alice.conversations.save_whole(grown(*nodes, name="large", update_time=NOON / SECOND + 1))
+    assert await place(alice, *history) == Place("large", "a", 2)
+
+
+async def test_nobody_waits_while_much_is_hashed(alice: AccountMirror) -> None:
+    """Neither the event loop nor who has something to write."""
+    texts = [f"{index} {'so it goes ' * 100}" for index in range(200)]
+    await save(alice, *texts)
+    threads = HeldThreads()
+    asyncio.get_running_loop().set_default_executor(threads)
+    try:
+        async with asyncio.timeout(30):
+            placing = asyncio.create_task(place(alice, *turns(*texts)))
+            await threads.asked.wait()
+            await save(alice, *texts, "And?", "Thus.", at=1)
+            assert not placing.done()
+            threads.let.set()
+            assert await placing == Place("c", "n199", 200)
+    finally:
+        threads.let.set()
+    assert await not_hashed(alice) == ["c"]  # it is known as it was
+
+
 async def test_the_whole_mirror_is_hashed_step_by_step(tmp_path: Path, clock: ManualClock) -> None:
     """Of every account, until nothing is left."""
     async with opening(tmp_path, clock) as mirror:
@@ -234,13 +308,7 @@ def _words(history: Any) -> list[Turn]:
 async def chat(house: House, history: Sequence[Turn], prompt: str) -> list[Turn]:
     """What a client of /v1 does: ask with all of its history. Answers the history that it has then."""
     mirror = house.app[MIRROR_OF_ALL].of(house.chatgpt.alice.user_id)
-    found = await house.app[HISTORIES].place(mirror, history)
-    request = AskRequest(
-        prompt=prompt,
-        conversation_id=found.conversation_id,
-        parent_id=found.parent_id,
-        before=tuple(history[found.known :]),
-    )
+    request = AskRequest(prompt=prompt, history=tuple(history))
     answer = await house.app[ASKING].ask(mirror, request, lambda: house.app[AUTH].caller_of(mirror.account))
     return [*history, Turn("user", prompt), Turn("assistant", answer["message"])]
 
@@ -310,7 +378,7 @@ async def test_a_server_hashes_what_it_holds(house: House) -> None:
     work = asyncio.create_task(app._keep_histories(house.app))
     try:
         async with asyncio.timeout(60):
-            while rows(house, "select 1 from conversation where hashing = 0"):
+            while rows(house, "select 1 from conversation where hashed_version = 0"):
                 assert (await house.client.as_(None).get("/healthz")).status == 200
     finally:
         work.cancel()

@@ -138,6 +138,15 @@ async def test_a_continuation_has_no_seam() -> None:
     assert await read(ask.live) == [Piece("One\n\nTwo", "first")]
 
 
+async def test_a_continuation_without_a_word_repeats_nothing() -> None:
+    """Where a cut message had been at its end already, what continued it gives the whole another id, and no more."""
+    ask = Ask()
+    ask.live.show("first", "One.")
+    ask.live.begin_continuation()
+    await ask.succeed("One.", "second")
+    assert await read(ask.live) == [Piece("One.", "first")]
+
+
 async def test_half_a_character_waits_for_its_other_half() -> None:
     """Upstream cuts between the two halves of an emoji; no piece holds half of one."""
     ask = Ask()

@@ -12,10 +12,12 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from chatgpt_rest.app import running
 from chatgpt_rest.checkup import checkup
 from chatgpt_rest.config import Config
 from chatgpt_rest.control import control_over, serve_control
-from chatgpt_rest.errors import BadRequest, Conflict, NotFound, Unauthorized
+from chatgpt_rest.errors import BadRequest, Conflict, NotFound, StartError, Unauthorized
+from chatgpt_rest.model import Secret
 from chatgpt_rest.upstream.simulated import Reply, SimulatedChatGPT, SimulatedOpenAI
 from tests.house import ManualClock, make_config, open_house
 from tests.keyed import OPENAI, House, open_keyed, opened_with, refused
@@ -111,6 +113,8 @@ async def test_a_refused_key_is_not_tried_again_at_once(
             answer = await house.client.post("/conversations/new", json={"prompt": "Hello?"})
             assert refused(answer, 503, "api_key_refused")
             assert "hunter2" not in str(answer.body)
+            assert "give one as CHATGPT_REST_UPSTREAM__API_KEY" in answer.json["error"]
+            assert answer.headers["Retry-After"] == "600"
         assert len(api.received) == 1
         sync = await house.client.get("/sync")
         assert sync.json["last_error"]["code"] == "api_key_refused"
@@ -118,6 +122,17 @@ async def test_a_refused_key_is_not_tried_again_at_once(
         clock.move(seconds=601)
         await house.ask("Hello?")
         assert (await house.client.get("/sync")).json["last_error"] is None
+
+
+@pytest.mark.parametrize("key", ["", "sk-hunter2"], ids=["none", "one"])
+async def test_a_key_that_is_not_used_is_told_at_the_start(
+    tmp_path: Path, api_url: str, clock: ManualClock, caplog: pytest.LogCaptureFixture, key: str
+) -> None:
+    """Who gives one and forgets `kind` would wait for the API's answers in vain."""
+    async with running(make_config(tmp_path, api_url, upstream__api_key=key), clock=clock):
+        pass
+    assert ("an API key is given, and not used" in caplog.text) is bool(key)
+    assert "hunter2" not in caplog.text
 
 
 # ------------------------------------------------------------------------------------------------------- sync, budget
@@ -226,6 +241,25 @@ async def test_check_finds_nothing_to_do_where_all_is_well(house: House, clock: 
     assert not any("sync of" in each.text for each in findings)
 
 
+async def test_check_asks_the_running_server_for_its_key(house: House, clock: ManualClock) -> None:
+    """A service is given it where no other process can see it."""
+    config = replace(house.config, api_key=None)
+    async with serve_control(house.control, config.control_socket):
+        findings = await checkup(config, clock)
+    assert [each.verdict for each in findings if "API key" in each.text] == ["right"]
+
+
+async def test_check_minds_a_running_server_without_a_key(
+    tmp_path: Path, api: SimulatedOpenAI, api_url: str, clock: ManualClock
+) -> None:
+    """Whatever key the command itself was given."""
+    async with open_keyed(tmp_path, api, api_url, clock, upstream__api_key="") as house:
+        config = replace(house.config, api_key=Secret(api.key))
+        async with serve_control(house.control, config.control_socket):
+            findings = await checkup(config, clock)
+    assert [each.verdict for each in findings if "API key" in each.text] == ["wrong"]
+
+
 async def test_check_tells_of_a_refused_key(
     tmp_path: Path, api: SimulatedOpenAI, api_url: str, clock: ManualClock
 ) -> None:
@@ -312,3 +346,13 @@ async def test_the_sync_command_says_why_it_does_nothing(
     assert done.status == 1
     assert "keeps no conversations" in done.out + done.err
     assert api.received == []
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+async def test_a_server_that_would_ask_itself_does_not_start(tmp_path: Path, clock: ManualClock, host: str) -> None:
+    """A `base_url` that is the server's own address would turn one ask into as many as there are connections."""
+    itself = "http://localhost:9205/v1/"
+    config = make_config(tmp_path, itself, **OPENAI, upstream__api_key="key", server__host=host, server__port="9205")
+    with pytest.raises(StartError, match="is the address of this server itself"):
+        async with running(config, clock=clock):
+            pass

@@ -85,6 +85,34 @@ async def test_a_model_that_is_named_is_asked(house: House, api: SimulatedOpenAI
     assert len(api.asked) == 1
 
 
+async def test_a_model_is_shown_by_an_id_with_a_slash(house: House, api: SimulatedOpenAI) -> None:
+    """OpenRouter's have one: it is taken as it is, and written as `%2F`."""
+    api.models = ["maker/model-1"]
+    for path in ("maker/model-1", "maker%2Fmodel-1"):
+        shown = await house.client.get(f"/v1/models/{path}")
+        assert (shown.status, shown.json["id"]) == (200, "maker/model-1")
+    unknown = await house.client.get("/v1/models/maker/model-2")
+    assert (unknown.status, unknown.json["error"]["code"]) == (404, "model_not_found")
+    assert unknown.json["error"]["param"] == "model"
+
+
+@pytest.mark.parametrize(
+    ("told", "code"),
+    [(Reply(status=404, body="<html>"), "upstream_unknown_path"), (Reply(status=307), "upstream_unknown_path"),
+     (Reply(status=503, body={"error": {"message": "Overloaded."}}), "upstream_refused")],
+    ids=["no such path", "a redirect", "a failure"],
+)  # fmt: skip
+async def test_an_answer_that_never_began_leaves_nothing(
+    house: House, api: SimulatedOpenAI, told: Reply, code: str
+) -> None:
+    """Each try with a mistyped base_url, or with a server that is overloaded, would leave one more stub."""
+    api.replies.append(told)
+    answer = await house.client.post("/conversations/new", json={"prompt": "Hello?"})
+    assert refused(answer, 502, code)
+    assert (await house.client.get("/conversations")).json == []
+    assert len(api.received) == 1
+
+
 async def test_the_default_model_has_to_be_one(
     tmp_path: Path, api: SimulatedOpenAI, api_url: str, clock: ManualClock
 ) -> None:

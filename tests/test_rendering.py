@@ -230,9 +230,9 @@ def test_what_cannot_be_laid_out_is_shown_as_it_is(text: str) -> None:
 )
 def test_what_is_made_to_take_for_ever_does_not(text: str) -> None:
     """Tens of thousands of beginnings with no end are a matter of a moment."""
-    started = time.perf_counter()
+    started = time.process_time()
     render(text)
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 20  # what goes with the square takes minutes
 
 
 # -------------------------------------------------------------------------------------------------------- open fences

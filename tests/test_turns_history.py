@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import replace
 from random import Random
 
@@ -25,6 +26,7 @@ from chatgpt_rest.turns import (
     shown,
     tree_hashes,
 )
+from tests.counting import characters_read
 from tests.shapes import conversation, message, odd_conversations
 from tests.talks import CITE, CUT, Message, any_tree, grown, hidden, talk, turns, user
 
@@ -204,7 +206,7 @@ def test_any_conversation_can_be_read(value: dict[str, object]) -> None:
         return
     told = [turn for turn, _ in path_turns(tree, branches.leaf(tree) or "")]
     found = longest_match(tree, words([*told, Turn("user", "edited")]))
-    assert found is None or (found.node in tree.nodes and any(tree_hashes(tree)))
+    assert found is None or (found.node in tree.nodes and list(tree_hashes(tree)))
 
 
 # ---------------------------------------------------------------------------------------------------------- histories
@@ -249,7 +251,7 @@ def test_hostile_texts_are_hashed() -> None:
 
 
 def test_hashes_do_not_change() -> None:
-    """They lie in people's files: with other ones goes a migration that sets every `hashing` to 0."""
+    """They lie in people's files: with other ones goes a migration that empties the index of them."""
     history = [Turn("system", "Be brief."), *turns("Why?", "So it is.")]
     assert history_hashes(words(history)) == [2944085214176103660, -4961969251818025354, 859114840946471452]
 
@@ -364,6 +366,33 @@ def test_a_tree_may_be_deep(count: int) -> None:
     tree = talk(*texts)
     assert match(tree, *turns(*texts)) == (count, f"n{count - 1}")
     assert len(set(tree_hashes(tree))) == count // 2 + 1
+
+
+def left_all_along(count: int) -> Conversation:
+    """One long answer of so many messages, and at each of them a prompt that leaves it."""
+    nodes: list[tuple[str, str | None, Message]] = []
+    for index in range(count):
+        nodes.append((f"a{index}", f"a{index - 1}" if index else None, message("So it goes. ", metadata=CUT)))
+        nodes.append((f"u{index}", f"a{index}", user("Why?")))
+    return grown(*nodes)
+
+
+def growth(work: Callable[[Conversation], object]) -> float:
+    """How many times as much there is to read where such a tree is four times as large."""
+    small, large = left_all_along(100), left_all_along(400)
+    return characters_read(lambda: work(large)) / characters_read(lambda: work(small))
+
+
+def test_an_answer_that_branches_leave_all_along_is_read_once() -> None:
+    """To hash a tree takes as long as it is large: two megabytes in an import could stop the server otherwise."""
+    assert growth(lambda tree: list(tree_hashes(tree))) < 4.1
+
+
+@pytest.mark.parametrize("answer", ["So it goes. " * 400, "So it goes. " * 50 + "No."], ids=["whole", "edited"])
+def test_an_answer_that_branches_leave_all_along_is_compared_once(answer: str) -> None:
+    """However far a history goes along with it."""
+    history = words([Turn("assistant", answer)])
+    assert growth(lambda tree: longest_match(tree, history)) < 4.1
 
 
 @given(st.randoms(use_true_random=False))

@@ -109,7 +109,7 @@ ACTS: dict[str, Act] = {
         "/v1/chat/completions", json={"messages": [{"role": "user", "content": "alice asks"}]}, headers=RETRY
     ),
     "GET /v1/models": lambda client: client.get("/v1/models"),
-    "GET /v1/models/{model}": lambda client: client.get("/v1/models/gpt-5"),
+    "GET /v1/models/{model:.+}": lambda client: client.get("/v1/models/gpt-5"),
     "GET /budget": lambda client: client.get("/budget"),
 }
 

@@ -16,7 +16,7 @@ from chatgpt_rest.context import MIRROR
 from chatgpt_rest.errors import MirrorError, NotFound, StorageFailed
 from chatgpt_rest.live import LiveAsk, Piece
 from chatgpt_rest.mirror import AccountMirror
-from chatgpt_rest.refusing_openai import FAULT, openai_refusal
+from chatgpt_rest.refusing_openai import FAULT, OpenAIRefusal, openai_refusal
 from chatgpt_rest.turns import ShownText, answer_text
 
 DONE: Final = b"data: [DONE]\n\n"
@@ -59,14 +59,9 @@ async def chunks(
             yield event({"role": "assistant", "content": "", "refusal": None})
         if words := text.add(piece):
             yield event({"content": words})
-    try:
-        message = await live.result()
-    except MirrorError as error:
-        yield _event((await openai_refusal(request, error)).members())
-        return
-    except Exception:
-        log.exception("an ask failed in mid-answer")
-        yield _event(FAULT.members())
+    message = await _outcome(request, live)
+    if isinstance(message, OpenAIRefusal):
+        yield _event(message.members())
         return
     if first is None:  # an answer without a word, such as an image
         first = message["id"]
@@ -124,6 +119,20 @@ class GrowingText:
         seam, self._seam, self._has_told = self._seam, "", True
         self._told += len(new)
         return seam + new
+
+
+async def _outcome(request: web.Request, live: LiveAsk) -> dict[str, Any] | OpenAIRefusal:
+    """The answer, or what a client is told in its place. Of a fault of ours, be it one in telling an error, the log
+    alone has more.
+    """
+    try:
+        try:
+            return await live.result()
+        except MirrorError as error:
+            return await openai_refusal(request, error)
+    except Exception:
+        log.exception("an ask failed in mid-answer")
+        return FAULT
 
 
 async def _content(mirror: AccountMirror, message: Mapping[str, Any]) -> str:

@@ -20,6 +20,7 @@ from chatgpt_rest.model import Turn
 _ROLES: Final = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 _KNOWN_PARTS: Final = frozenset({"image_url", "input_audio", "file", "refusal"})
 _CALLS: Final = ("tool_calls", "function_call")
+_MOST_MESSAGES: Final = 20_000  # twice the longest conversation; each costs a place in the index to look up
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,8 @@ def chat_request(fields: Fields) -> ChatRequest:
     said = fields.raw("messages")
     if not isinstance(said, list) or not said:
         raise _refused("messages", "must be a list of at least one message")
+    if len(said) > _MOST_MESSAGES:
+        raise _refused("messages", f"must be a list of at most {_MOST_MESSAGES} messages")
     turns = [_turn(message, f"messages[{at}]") for at, message in enumerate(said)]
     *before, last = turns
     if last.role != "user":

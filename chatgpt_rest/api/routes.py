@@ -27,7 +27,7 @@ API: Final = (
     Route("POST", "/sync", syncing.start),
     Route("POST", "/v1/chat/completions", openai.chat_completions, needs_upstream=True),
     Route("GET", "/v1/models", openai.list_models),
-    Route("GET", "/v1/models/{model}", openai.one_model),
+    Route("GET", "/v1/models/{model:.+}", openai.one_model),  # some APIs' ids have a slash
     Route("GET", "/budget", state.budget),
     Route("GET", "/healthz", state.healthz, is_public=True),
     Route("GET", "/readyz", state.readyz, is_public=True),

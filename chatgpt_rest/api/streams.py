@@ -8,12 +8,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-import struct
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing, suppress
 from typing import Final
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from chatgpt_rest import chatgpt_json
 from chatgpt_rest.api.answers import PRIVATE
@@ -30,7 +29,6 @@ KEEP_ALIVE_SECONDS: Final = 15.0
 """How long nothing may come from us: proxies and clients give a silent connection up after 30 to 60 s."""
 
 _KEEP_ALIVE: Final = b": keep-alive\n\n"
-_STALLED_SECONDS: Final = 30.0  # a reader that does not take one event within this is dropped
 _SEND_BUFFER_BYTES: Final = 64 * 1024  # of the kernel's memory, for each reader; its own choice would be megabytes
 
 log = logging.getLogger(__name__)
@@ -69,8 +67,9 @@ async def follow(
     """Send `frames`, each a whole event, as they come, with a comment wherever nothing else was sent for a while.
 
     Where the ask fails before anything came of it, this raises its error, so that the client gets an honest status. It
-    waits for that as long as a client can be left with nothing. A reader that stops reading is cut off, and the answer
-    goes on without it.
+    waits for that as long as a client can be left with nothing. From then on it raises nothing: where `frames` fails,
+    the connection is cut in the middle of the body, which no client takes for its end. A reader that stops reading is
+    dropped by the listener; the answer goes on without it.
     """
     with suppress(TimeoutError):
         async with asyncio.timeout(KEEP_ALIVE_SECONDS):
@@ -80,37 +79,46 @@ async def follow(
     response = web.StreamResponse(status=status, headers={**_headers(live), **(headers or {})})
     response.content_type = EVENT_STREAM
     response.charset = "utf-8"
+    if request.version < HttpVersion11:
+        response.force_close()  # nothing else marks the end of a body there
+    if request.transport is None or request.transport.is_closing():
+        return response  # it hung up before the first word
     await response.prepare(request)
     if request.method == "HEAD":
         return response
     reader = _Reader(request, response)
-    watch = asyncio.create_task(reader.watch())
+    keeping_alive = asyncio.create_task(reader.keep_alive())
     try:
-        with suppress(ConnectionError):  # it hung up, or was dropped; the answer goes on
-            if not live.has_said:
-                await reader.write(_KEEP_ALIVE)  # the headers leave with the first bytes of the body
-            async with aclosing(frames):
-                async for frame in frames:
-                    await reader.write(frame)
-            await response.write_eof()
+        if not live.has_said:
+            await reader.write(_KEEP_ALIVE)  # the headers leave with the first bytes of the body
+        async with aclosing(frames):
+            async for frame in frames:
+                await reader.write(frame)
+        await reader.end()
+    except ConnectionError:
+        pass  # it hung up, or was dropped; the answer goes on
+    except Exception:
+        # Whoever answers for errors would write a second response into this one.
+        log.exception("a stream of an answer failed")
+        reader.break_off()
     finally:
-        watch.cancel()
-        await asyncio.wait((watch,))
+        keeping_alive.cancel()
+        await asyncio.wait((keeping_alive,))
         reader.release()
     return response
 
 
 class _Reader:
-    """One client that reads a stream. No event of it waits in this process, and few wait in the kernel: a reader that
-    stalls is noticed, and costs little.
+    """One client that reads a stream. No event of it waits in this process, and few wait in the kernel: one that stalls
+    costs little, and the listener sees it stall at once, and drops it.
     """
 
     def __init__(self, request: web.Request, response: web.StreamResponse) -> None:
         self._request = request
         self._response = response
+        self._sending = asyncio.Lock()
         self._now = asyncio.get_running_loop().time
         self._wrote_at = self._now()
-        self._is_writing = False
         if request.transport is not None:
             request.transport.set_write_buffer_limits(high=0)
             connection = request.transport.get_extra_info("socket")
@@ -118,32 +126,31 @@ class _Reader:
 
     async def write(self, frame: bytes) -> None:
         """Send a whole event; it is with the kernel when this returns. Raises ConnectionError where the client went."""
-        self._wrote_at = self._now()
-        self._is_writing = True
-        await self._response.write(frame)
-        # As the response itself waits, but it does so only once in 64 KiB.
-        await self._request.protocol._drain_helper()
-        self._is_writing = False
+        async with self._sending:
+            self._wrote_at = self._now()
+            await self._response.write(frame)
+            # As the response itself waits, but it does so only once in 64 KiB. Of two who wait there, one that is
+            # cancelled would cancel the other (aiohttp 3.14).
+            await self._request.protocol._drain_helper()
 
-    async def watch(self) -> None:
-        """Keep the connection alive where there is nothing to say, and end it where nothing is taken."""
-        while True:
-            rest = self._wrote_at + (_STALLED_SECONDS if self._is_writing else KEEP_ALIVE_SECONDS) - self._now()
-            if rest > 0:
-                await asyncio.sleep(min(rest, KEEP_ALIVE_SECONDS))
-            elif self._is_writing:
-                log.info("dropped a client that stopped reading an answer")
-                self._drop()
-                return
-            else:
-                with suppress(ConnectionError):  # the next event finds it out, and so does the end
+    async def keep_alive(self) -> None:
+        """Say something wherever nothing was said for a while, until the connection ends."""
+        with suppress(ConnectionError):  # the next event finds it out, and so does the end
+            while True:
+                rest = self._wrote_at + KEEP_ALIVE_SECONDS - self._now()
+                if rest > 0:
+                    await asyncio.sleep(rest)
+                else:
                     await self.write(_KEEP_ALIVE)
 
-    def _drop(self) -> None:
+    async def end(self) -> None:
+        """Say that this was all. Raises ConnectionError."""
+        async with self._sending:
+            await self._response.write_eof()
+
+    def break_off(self) -> None:
+        """End the connection, so that what came so far cannot be taken for all."""
         if self._request.transport is not None:
-            # Else the kernel would keep what it has for this client, for as long as it says nothing.
-            connection = self._request.transport.get_extra_info("socket")
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self._request.transport.abort()
 
     def release(self) -> None:
@@ -156,16 +163,24 @@ async def _events(request: web.Request, live: LiveAsk) -> AsyncGenerator[bytes]:
     async for piece in live.pieces():
         members = {"text": piece.text, "message_id": piece.message_id, "conversation_id": live.conversation_id}
         yield _event("replace" if piece.is_rewrite else "delta", members)
+    yield await _last_event(request, live)
+
+
+async def _last_event(request: web.Request, live: LiveAsk) -> bytes:
+    """The whole message, or what a client is told in its place. Of a fault of ours, be it one in telling an error, the
+    log alone has more.
+    """
     try:
-        yield _event("message", await live.result())
-    except MirrorError as error:
-        told = await refusal(request, error)
-        retry_after = told.headers.get("Retry-After")
-        more = {} if retry_after is None else {"retry_after_seconds": int(retry_after)}
-        yield _event("error", {**told.members(), **more})
+        try:
+            return _event("message", await live.result())
+        except MirrorError as error:
+            told = await refusal(request, error)
     except Exception:
         log.exception("an ask failed in mid-answer")
-        yield _event("error", Refusal(500, "something went wrong here; the log says what", "internal").members())
+        told = Refusal(500, "something went wrong here; the log says what", "internal")
+    retry_after = told.headers.get("Retry-After")
+    more = {} if retry_after is None else {"retry_after_seconds": int(retry_after)}
+    return _event("error", {**told.members(), **more})
 
 
 def _event(name: str, members: Mapping[str, object]) -> bytes:

@@ -8,6 +8,7 @@ from chatgpt_rest.mirror.assets import Added, Asset, AssetCounts, Attached
 from chatgpt_rest.mirror.backlog import Counts, SetAside, StaleConversation
 from chatgpt_rest.mirror.conversations import Conversations, ListQuery, Standing
 from chatgpt_rest.mirror.deletions import Buried
+from chatgpt_rest.mirror.history_hashes import Hashed
 from chatgpt_rest.mirror.import_jobs import ImportJob
 from chatgpt_rest.mirror.imports import Taken
 from chatgpt_rest.mirror.listings import KnownList
@@ -33,6 +34,7 @@ __all__ = [
     "Conversations",
     "Counts",
     "Credential",
+    "Hashed",
     "ImportJob",
     "IncomingFile",
     "KeptFile",

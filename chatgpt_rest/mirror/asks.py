@@ -17,6 +17,8 @@ from chatgpt_rest.errors import NotFound
 from chatgpt_rest.merge import Source, merge
 from chatgpt_rest.mirror import trees
 from chatgpt_rest.mirror.database import Database
+from chatgpt_rest.mirror.deletions import bury
+from chatgpt_rest.mirror.drafts import Draft, adopt
 from chatgpt_rest.mirror.rendered import RenderedCache, changing
 from chatgpt_rest.model import Completeness, Conversation, Node, Question, SentMessage
 
@@ -207,19 +209,16 @@ class Asks:
         title: str | None,
     ) -> None:
         record = await self._record(connection, ask_id)
-        draft = await self._draft(connection, record.conversation)
+        draft = await self._draft(connection, record)
         if draft is None or conversation_id is None:
             # What is asked in a conversation stays in it, whatever name upstream gives it in its answer; and a draft
             # that upstream gives none stays one.
             conversation_id = record.conversation
         mine = before = await trees.load(connection, self.account, conversation_id)
         if draft is not None and draft.id != conversation_id:
-            await trees.remove(connection, self.account, draft.id)
-            await connection.execute(
-                "update ask set conversation = ? where account = ? and id = ?", (conversation_id, self.account, ask_id)
-            )
-            # Its update time is this machine's, and nothing of upstream's may look old beside it.
-            mine = merge(mine, replace(draft, id=conversation_id, update_time=None), source=Source.ASK)
+            mine = await adopt(connection, self.account, mine, [draft], conversation_id=conversation_id)
+            if draft.deleted_at is not None:  # with all there was, before upstream had named it
+                await bury(connection, self.account, conversation_id, at=draft.deleted_at)
         if mine is None:  # deleted and purged while the answer was under way
             return
         confirmed = [
@@ -232,11 +231,12 @@ class Asks:
         # What began as a draft is whole; of another conversation there may be more than was fetched.
         await trees.store(connection, self.account, before, after, has_content=draft is not None)
 
-    async def _draft(self, connection: aiosqlite.Connection, conversation_id: str) -> Conversation | None:
+    async def _draft(self, connection: aiosqlite.Connection, record: AskRecord) -> Draft | None:
         rows = await connection.execute_fetchall(
-            "select 1 from conversation where account = ? and id = ? and is_local = 1", (self.account, conversation_id)
+            "select deleted_at from conversation where account = ? and id = ? and is_local = 1",
+            (self.account, record.conversation),
         )
-        return await trees.load(connection, self.account, conversation_id) if list(rows) else None
+        return next((Draft(record.conversation, record.prompt_node, row[0]) for row in rows), None)
 
     async def _take_back(self, connection: aiosqlite.Connection, ask_id: str) -> None:
         record = await self._record(connection, ask_id)

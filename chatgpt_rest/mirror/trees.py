@@ -51,18 +51,22 @@ async def store(
     has_content: bool,
 ) -> None:
     """Write what changed between the two versions. `has_content` says that the tree is whole; it never becomes less."""
+    known = {} if before is None else {node.id: (position, node) for position, node in enumerate(before.nodes.values())}
+    changed = [
+        (position, node) for position, node in enumerate(after.nodes.values()) if known.get(node.id) != (position, node)
+    ]
     await connection.execute(
         """
         insert into conversation (
             account, id, title, create_time, update_time, current_node, envelope, is_archived, is_starred, project,
-            model, is_title_pending, is_deleted_upstream, has_content
-        ) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+            model, is_title_pending, is_deleted_upstream, has_content, tree_version
+        ) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
         on conflict (account, id) do update set
             title = excluded.title, create_time = excluded.create_time, update_time = excluded.update_time,
             current_node = excluded.current_node, envelope = excluded.envelope, is_archived = excluded.is_archived,
             is_starred = excluded.is_starred, project = excluded.project, model = excluded.model,
             is_title_pending = excluded.is_title_pending, is_deleted_upstream = excluded.is_deleted_upstream,
-            has_content = max(has_content, excluded.has_content)
+            has_content = max(has_content, excluded.has_content), tree_version = tree_version + excluded.tree_version
         """,
         (
             account,
@@ -79,17 +83,10 @@ async def store(
             after.is_title_pending,
             after.is_deleted_upstream,
             has_content,
+            1 if changed else 0,
         ),
     )
-    known = {} if before is None else {node.id: (position, node) for position, node in enumerate(before.nodes.values())}
-    changed = [
-        (position, node) for position, node in enumerate(after.nodes.values()) if known.get(node.id) != (position, node)
-    ]
     await _store_nodes(connection, account, after.id, changed)
-    if changed:
-        await connection.execute(
-            "update conversation set hashing = 2 where account = ? and id = ? and hashing = 1", (account, after.id)
-        )
 
 
 async def remove(connection: aiosqlite.Connection, account: str, conversation_id: str) -> None:
@@ -107,7 +104,7 @@ async def forget_hashes(connection: aiosqlite.Connection, account: str, conversa
     hashed = await connection.execute_fetchall(
         """
         select 1 from conversation
-        where account = ? and id in (select value from json_each(?)) and hashing > 0 limit 1
+        where account = ? and id in (select value from json_each(?)) and hashed_version > 0 limit 1
         """,
         (account, names),
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NoReturn
@@ -55,15 +55,15 @@ class OpenAIUpstream:
                 "this upstream chooses no model by itself: name one in the request, or as [upstream] model"
             )
         tell = partial(_tell, caller, question.model)
-        answer = CompletionAnswer(question, self._clock)
+        answer = CompletionAnswer(question, self._clock, key=caller.token)
         client = await self._opened()
         async with AsyncExitStack() as stack:
             try:
-                chunks = await self._completing(stack, client, caller, question, answer)
+                reads = await self._completing(stack, client, caller, question, answer)
             except UpstreamError as error:
                 await tell(error)
                 raise
-            answer.follow(chunks, tell=tell)
+            answer.follow(reads, tell=tell)
             yield answer
 
     async def models(self, caller: Caller) -> tuple[Model, ...]:
@@ -88,7 +88,7 @@ class OpenAIUpstream:
         caller: Caller,
         question: Question,
         answer: CompletionAnswer,
-    ) -> AsyncIterator[object]:
+    ) -> AsyncIterator[Iterable[object]]:
         """The chunks of the answer, open until `stack` ends. One request; two where upstream refuses the option that
         asks it to count tokens, once in the life of this process: nothing was asked then.
         """

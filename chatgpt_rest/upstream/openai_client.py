@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, Final, Self, cast
@@ -33,6 +32,7 @@ _TOLD: Final = frozenset({"host", "accept", "content-type", "content-length"})
 """The package's headers that a request leaves with."""
 _COMPLETIONS: Final = "chat/completions"
 _NOT_THE_KEY: Final = "-"  # the package insists on one
+_LARGEST_STEP_BYTES: Final = 128 * 1024  # of an answer, before others have a turn: reading them takes about 20 ms
 _LARGEST_LIST_BYTES: Final = 16 * MIB  # of models: the longest known ones have a few thousand
 
 _errand: ContextVar[Errand | None] = ContextVar("errand", default=None)
@@ -63,15 +63,17 @@ class OpenAIClient:
     @asynccontextmanager
     async def completing(
         self, caller: Caller, answer: CompletionAnswer, body: dict[str, Any], *, timeout_seconds: float
-    ) -> AsyncGenerator[AsyncIterator[object]]:
-        """The chunks of a streamed completion; the response's headers are in as the context is entered. One request."""
+    ) -> AsyncGenerator[AsyncIterator[Iterable[object]]]:
+        """The chunks of a streamed completion, those that came at once together; the response's headers are in as the
+        context is entered. One request.
+        """
         deadline = asyncio.get_running_loop().time() + timeout_seconds
         async with AsyncExitStack() as stack:
             creating = self._client.chat.completions.with_streaming_response.create(**body, stream=True)
             response = await _begun(stack, creating, Errand(caller, _COMPLETIONS), deadline=deadline)
-            chunks = _Chunks(response, answer, deadline=deadline)
-            yield chunks
-            await chunks.drain()
+            reads = Reads(response, answer, deadline=deadline)
+            yield reads
+            await reads.drain()
 
     async def models(self, caller: Caller) -> list[Any]:
         """The list's items, each of them whatever upstream made it."""
@@ -88,29 +90,38 @@ class OpenAIClient:
         await self._client.close()
 
 
-class _Chunks:
-    """A response as chunks. No generator, so that a reader that leaves early leaves nothing behind to be finalised."""
+class Reads:
+    """A response as chunks, those of each read from the network together. No generator, so that a reader that leaves
+    early leaves nothing behind to be finalised.
+    """
 
     def __init__(self, response: httpx.Response, answer: CompletionAnswer, *, deadline: float) -> None:
         self._bytes = response.aiter_bytes()
         self._answer = answer
         self._deadline = deadline
         self._reader = ChunkReader()
-        self._ready: deque[object] = deque()
+        self._waiting = memoryview(b"")  # what came in one read and was not looked at yet
         self._has_ended = False
 
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> object:
-        while not self._ready:
-            if self._has_ended:
-                self._answer.is_done = self._reader.is_done
-                if not self._answer.has_begun:
-                    raise openai_refusals.no_answer(bytes(self._reader.stray))
-                raise StopAsyncIteration
-            await self._read()
-        return self._ready.popleft()
+    async def __anext__(self) -> Iterable[object]:
+        if self._has_ended or self._reader.is_done:
+            self._answer.is_done = self._reader.is_done
+            if not self._answer.has_begun:
+                raise openai_refusals.no_answer(bytes(self._reader.stray))
+            raise StopAsyncIteration
+        # What lies ready is read without waiting: from a fast server, an answer to its end, and nobody else had a turn.
+        await asyncio.sleep(0)
+        if not self._waiting:
+            received = await self._received()
+            if received is None:
+                self._has_ended = True
+                return self._reader.end()
+            self._waiting = memoryview(received)
+        step, self._waiting = self._waiting[:_LARGEST_STEP_BYTES], self._waiting[_LARGEST_STEP_BYTES:]
+        return self._reader.feed(bytes(step))
 
     async def drain(self) -> None:
         """Read what follows `[DONE]`, so that the connection can be used again."""
@@ -118,11 +129,6 @@ class _Chunks:
             async with asyncio.timeout(DRAIN_SECONDS):
                 async for _ in self._bytes:
                     pass
-
-    async def _read(self) -> None:
-        received = await self._received()
-        self._ready.extend(self._reader.end() if received is None else self._reader.feed(received))
-        self._has_ended = received is None or self._reader.is_done
 
     async def _received(self) -> bytes | None:
         """The next bytes, None at the end. A connection that breaks after all is said has ended, too."""

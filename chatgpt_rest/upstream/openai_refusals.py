@@ -54,10 +54,16 @@ def refusal(status: int, body: bytes, headers: Mapping[str, str]) -> MirrorError
         return UpstreamSlow("upstream gave up waiting (408)", body=said)
     if 400 <= status < 500:
         return UpstreamRejected(f"upstream finds the request wrong ({status})", body=said)
-    if status < 500 or not is_json:
-        text = f"upstream answers as if this were no OpenAI API ({status})" if status < 500 else _failed(status)
-        return UpstreamBroken(text)
-    return UpstreamBroken(_failed(status), body=said, retry_after_seconds=wait)
+    if status < 500:
+        text = f"upstream answers as if this were no OpenAI API ({status}); is base_url right?"
+        return UpstreamBroken(text, code="upstream_unknown_path")
+    # Nothing of the prompt is left there to be found later, whatever else went wrong: a plain no, unlike ChatGPT's.
+    return UpstreamBroken(
+        f"upstream failed ({status})",
+        code="upstream_refused",
+        body=said if is_json else None,
+        retry_after_seconds=wait,
+    )
 
 
 def refusal_in_stream(error: object) -> UpstreamError:
@@ -74,10 +80,6 @@ def no_answer(body: bytes) -> UpstreamError:
     if body:
         return UpstreamBroken("upstream sent something else than a streamed answer; is base_url right?")
     return UpstreamBroken("upstream sent an empty answer", code="upstream_empty_answer")
-
-
-def _failed(status: int) -> str:
-    return f"upstream failed ({status})"
 
 
 def _limit(status: int | None, said: object, wait: float | None) -> UpstreamLimit | None:

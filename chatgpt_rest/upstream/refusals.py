@@ -130,7 +130,8 @@ def _by_status(
     if 400 <= status < 500:
         return UpstreamRejected(f"upstream finds the request wrong ({status})", body=said)
     if status < 500:
-        return UpstreamBroken(f"upstream answers as if this were not its API ({status}); is base_url right?")
+        text = f"upstream answers as if this were not its API ({status}); is base_url right?"
+        return UpstreamBroken(text, code="upstream_unknown_path")
     return UpstreamBroken(f"upstream failed ({status})", body=said, retry_after_seconds=retry_after_seconds)
 
 

@@ -101,6 +101,12 @@ async def test_an_answer_that_breaks_off_is_readable(
     assert read.json[-1]["id"] == broken.json["message_id"]
 
 
+async def test_what_upstream_said_of_a_break_is_told(client: Client, chatgpt: SimulatedChatGPT) -> None:
+    """Its words go along with ours: they may be the only ones that tell why."""
+    chatgpt.fault("conversation", stream="error_event", error_text="The model is overloaded")
+    assert (await ask(client, NEW)).json["upstream_error"] == "The model is overloaded"
+
+
 async def test_an_answer_with_no_conversation_is_kept_too(client: Client, chatgpt: SimulatedChatGPT) -> None:
     """Where upstream never says in which conversation it answered, the answer is readable in one of our own."""
     event = {"message": {"author": {"role": "assistant"}, "content": {"content_type": "text", "parts": ["Hi."]}}}
@@ -368,3 +374,18 @@ async def test_a_key_that_is_none(client: Client, chatgpt: SimulatedChatGPT, key
     refused = await ask(client, NEW, key=key)
     assert refused.json["error"] == "Idempotency-Key must be 1 to 255 visible ASCII characters"
     assert (refused.status, asks(chatgpt)) == (400, 0)
+
+
+async def test_a_key_gives_the_answer_once_it_is_whole(house: House, client: Client, chatgpt: SimulatedChatGPT) -> None:
+    """An answer that broke off, and has been completed from ChatGPT since, is what its key gives; nothing is asked."""
+    chatgpt.fault("conversation", stream="error_event", after_events=2)
+    key, account = {"Idempotency-Key": "once"}, chatgpt.alice.user_id
+    broken = await client.post("/conversations/new", json={"prompt": "Hello?"}, headers=key)
+    again = await client.post("/conversations/new", json={"prompt": "Hello?"}, headers=key)
+    assert (again.status, again.json["message_id"]) == (502, broken.json["message_id"])
+    await house.app[FETCHES].fetch(
+        house.mirror.of(account), broken.json["conversation_id"], lambda: house.auth.caller_of(account)
+    )
+    whole = await client.post("/conversations/new", json={"prompt": "Hello?"}, headers=key)
+    assert (whole.status, whole.json["response"]["message"]) == (201, answer_to("Hello?"))
+    assert chatgpt.received("POST", "conversation") == 1

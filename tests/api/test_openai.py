@@ -406,3 +406,10 @@ async def test_an_answer_that_is_only_an_image_is_gone_on_from(client: Client, c
     )
     assert answer.headers["X-Conversation-Id"] == drawn.id
     assert sent(asks(chatgpt)[-1]) == [("user", "Another.")]
+
+
+async def test_what_is_refused_before_any_route_has_openais_shape_too(client: Client) -> None:
+    """An `Expect` that nobody knows is told as OpenAI's clients read errors."""
+    answer = await complete(client, user("Hello?"), headers={"Expect": "wonders"})
+    assert answer.status == 417
+    assert answer.json["error"]["code"] == "expectation_failed"

@@ -102,6 +102,14 @@ def test_what_cannot_be_asked_is_refused(body: dict[str, Any], param: str) -> No
     assert refused.value.text.startswith(f"{param} ")
 
 
+def test_a_history_has_a_bound() -> None:
+    """Whoever goes beyond it is told where it is."""
+    longest = [user("x"), assistant("y")] * 10_000
+    with pytest.raises(BadRequest, match=r"^messages must be a list of at most 20000 messages$"):
+        request(messages=[*longest, user("x")])
+    assert len(request(messages=[*longest[1:], user("x")]).turns) == 19_999
+
+
 @pytest.mark.parametrize("field", ["stream", "model"])
 def test_a_field_of_the_wrong_type_is_named(field: str) -> None:
     """As on every other route."""

@@ -6,16 +6,23 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
 import pytest
+from aiohttp import web
 
+from chatgpt_rest.api.streams import follow
 from chatgpt_rest.context import ASKING
+from chatgpt_rest.listener import listening
+from chatgpt_rest.live import LiveAsk
+from chatgpt_rest.middleware import errors_middleware
 from chatgpt_rest.upstream.simulated import SimConversation, SimulatedChatGPT, answer_to
-from tests.house import Client, House
+from tests.house import Client, House, make_config
+from tests.shapes import message
 
 EVENTS: Final = {"Accept": "text/event-stream"}
 LONG: Final = "Tell me a lot"
@@ -160,6 +167,18 @@ async def test_what_continues_a_cut_answer_continues_the_text(client: Client) ->
     assert list(text_of(events).values()) == [events[-1][1]["message"]]
 
 
+async def test_a_continuation_that_says_nothing_repeats_nothing(client: Client, chatgpt: SimulatedChatGPT) -> None:
+    """An answer that was cut just at its end comes once, as the one message that it is."""
+    silent = message("", id="continued", metadata={"finish_details": {"type": "stop"}}, end_turn=True)
+    event = json.dumps({"message": silent, "conversation_id": "c1", "error": None})
+    chatgpt.fault("conversation", after=1, body=f"data: {event}\n\ndata: [DONE]\n\n", content_type="text/event-stream")
+    async with streamed(client, json={"prompt": f"{LONG} [[max_tokens:1]]", "autocontinue": True}) as stream:
+        events = await stream.all()
+    assert chatgpt.received("POST", "conversation") == 2
+    assert (events[-1][0], events[-1][1]["id"]) == ("message", "continued")
+    assert list(text_of(events).values()) == [events[-1][1]["message"]]
+
+
 async def test_a_refusal_before_the_first_word_has_its_status(client: Client, chatgpt: SimulatedChatGPT) -> None:
     """Where nothing came of the ask, a client that streams is answered as one that does not."""
     chatgpt.fault("conversation", error="unusual_activity")
@@ -218,6 +237,45 @@ async def test_nobody_keeps_a_stream(client: Client) -> None:
         assert stream.response.headers["X-Accel-Buffering"] == "no"
 
 
+async def test_http_1_0_ends_a_stream_with_the_connection(client: Client) -> None:
+    """Nothing else can mark its end there, so a client that would keep the connection is not left waiting."""
+    host, _, port = client.address.removeprefix("http://").rpartition(":")
+    body = json.dumps({"prompt": LONG, "stream": True}).encode()
+    head = f"POST /conversations/new HTTP/1.0\r\nConnection: keep-alive\r\nAuthorization: {client.authorization}\r\n"
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(f"{head}Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+    async with asyncio.timeout(10):  # half of what an idle connection is kept
+        answer = await reader.read()
+    writer.close()
+    assert b"\r\nConnection: keep-alive\r\n" not in answer
+    assert b"event: message" in answer
+
+
+async def test_a_stream_that_fails_is_cut_off(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A fault of ours in mid-stream ends the connection inside the body: no second response is written into it."""
+
+    async def frames() -> AsyncGenerator[bytes]:
+        yield b"data: 1\n\n"
+        raise LookupError("nobody foresaw this")
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        live = LiveAsk(conversation_id="c1", request_digest=b"")
+        live.show("m1", "Hi.")
+        return await follow(request, live, frames())
+
+    app = web.Application(middlewares=[errors_middleware])
+    app.router.add_get("/", answer)
+    async with listening(app, make_config(tmp_path, "http://127.0.0.1:9/backend-api/").server) as listener:
+        host, _, port = listener.address.removeprefix("http://").rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(f"GET / HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+        async with asyncio.timeout(10):
+            _, _, body = (await reader.read()).partition(b"\r\n\r\n")
+        writer.close()
+    assert body == b"9\r\ndata: 1\n\n\r\n"
+    assert "nobody foresaw this" in caplog.text
+
+
 # -------------------------------------------------------------------------------------------------------- hang-ups
 
 
@@ -235,6 +293,24 @@ async def test_a_client_that_hangs_up_changes_nothing(
     said = await messages(client, delta["conversation_id"])
     assert [message["message"] for message in said] == [LONG, answer_to(LONG)]
     assert chatgpt.received("POST", "conversation") == 1
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+async def test_a_hang_up_before_the_first_word_is_no_fault(
+    house: House, client: Client, chatgpt: SimulatedChatGPT, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who presses stop at once leaves nothing in the log, and the answer is written."""
+    fault = chatgpt.fault("conversation", hold_after_events=0)
+    asking = asyncio.create_task(client.post("/conversations/new", json={"prompt": LONG}, headers=EVENTS))
+    await fault.until_held()
+    asking.cancel()
+    await asyncio.wait((asking,))
+    fault.release()
+    await house.app[ASKING].drain(30)
+    await asyncio.sleep(0)
+    assert [message["message"] for message in await messages(client, chatgpt.alice.conversations[0].id)][1:] == [
+        answer_to(LONG)
+    ]
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 

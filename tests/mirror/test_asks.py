@@ -145,6 +145,20 @@ async def test_a_draft_becomes_what_upstream_calls_it(alice: AccountMirror, mirr
         assert set(rows(mirror.path, f"select {column} from {table}")) == {("c",)}
 
 
+async def test_a_draft_that_was_deleted_stays_so_under_its_new_name(alice: AccountMirror) -> None:
+    """Everything was deleted before upstream had named the conversation: the tombstone goes with what came of it."""
+    await begin(alice)
+    await alice.deletions.bury_all()
+    (buried,) = await alice.deletions.buried()
+    await alice.asks.grow("ask", [partial("Beca")], conversation_id="c", title=None)
+    record = await end(alice, AskState.ANSWERED, answer("Because."), conversation_id="c", title="New chat")
+    assert (record.conversation, record.answer_node) == ("c", "answer")
+    assert (await names(alice), await alice.conversations.standing("c")) == ([], Standing.DELETED)
+    (still,) = await alice.deletions.buried()
+    assert (still.id, still.deleted_at) == ("c", buried.deleted_at)
+    assert set((await alice.conversations.get("c", even_if_deleted=True)).nodes) == {"prompt of ask", "answer"}
+
+
 async def test_the_first_sign_of_an_answer_confirms_the_prompt(here: AccountMirror) -> None:
     """Upstream would not answer what it does not have."""
     await begin(here, conversation_id="c", parent_id="n1")
@@ -268,11 +282,13 @@ async def test_a_refused_ask_leaves_nothing_of_a_new_conversation(alice: Account
 
 
 async def test_a_refused_ask_leaves_the_conversation_as_it_was(here: AccountMirror, mirror: Mirror) -> None:
-    """Byte for byte, its current node included."""
-    before = rows(mirror.path, "select * from conversation"), rows(mirror.path, "select * from node")
+    """Byte for byte, its current node included; only that its tree was another one meanwhile still shows."""
+    columns = [name for (name,) in rows(mirror.path, "select name from pragma_table_info('conversation')")]
+    stays = f"select {', '.join(name for name in columns if name != 'tree_version')} from conversation"
+    before = rows(mirror.path, stays), rows(mirror.path, "select * from node")
     await begin(here, conversation_id="c", parent_id="n1")
     await end(here, AskState.REFUSED)
-    assert (rows(mirror.path, "select * from conversation"), rows(mirror.path, "select * from node")) == before
+    assert (rows(mirror.path, stays), rows(mirror.path, "select * from node")) == before
     assert await words(here, "c") == ["Hi.", "Hello."]
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from chatgpt_rest.clock import SECOND
-from chatgpt_rest.mirror import AccountMirror, AskState, Mirror
+from chatgpt_rest.mirror import AccountMirror, AskState, Hashed, Mirror
+from chatgpt_rest.mirror.history_hashes import Unhashed
 from chatgpt_rest.model import Conversation, ListedConversation, ListPage, Question
-from chatgpt_rest.turns import canonical_turns, history_hashes
+from chatgpt_rest.turns import canonical_turns, history_hashes, tree_hashes
 from tests.house import NOON, ManualClock
 from tests.incoming import incoming, take
 from tests.mirrors import opening
@@ -27,9 +28,23 @@ async def save(mirror: AccountMirror, *words: str, name: str = "c", at: int = 0)
     await mirror.conversations.save_whole(talk(*words, name=name, update_time=NOON / SECOND + at))
 
 
-async def hash_all(mirror: AccountMirror, *, even_local: bool = False) -> int:
+def hashed(*missing: Unhashed) -> list[Hashed]:
+    """What comes of them, whoever works it out."""
+    return [Hashed(each.tree.id, each.version, set(tree_hashes(each.tree))) for each in missing]
+
+
+async def missing(
+    mirror: AccountMirror, *, messages: int = EVERYTHING, even_local: bool = False, only_new: bool = False
+) -> list[Unhashed]:
+    """What is not in the index as it is now."""
+    return await mirror.history_hashes.unhashed(messages=messages, even_local=even_local, only_new=only_new)
+
+
+async def hash_all(mirror: AccountMirror, *, messages: int = EVERYTHING, even_local: bool = False) -> int:
     """Bring the index up to date; answers how many messages were new to it."""
-    return await mirror.history_hashes.bring_up_to_date(messages=EVERYTHING, even_local=even_local)
+    found = await missing(mirror, messages=messages, even_local=even_local)
+    await mirror.history_hashes.store(hashed(*found))
+    return sum(len(each.tree.nodes) for each in found)
 
 
 def hashes(*words: str) -> list[int]:
@@ -39,7 +54,8 @@ def hashes(*words: str) -> list[int]:
 
 async def found(mirror: AccountMirror, *words: str, even_local: bool = False) -> list[str]:
     """The conversations that the index knows to hold all of this."""
-    return await mirror.history_hashes.candidates(hashes(*words)[-1], even_local=even_local)
+    history = hashes(*words)
+    return await mirror.history_hashes.candidates(history[-1], changed=history[-1], even_local=even_local)
 
 
 async def begin(mirror: AccountMirror, *, conversation_id: str | None = None, parent_id: str | None = None) -> None:
@@ -84,12 +100,57 @@ async def test_what_changed_is_hashed_again(alice: AccountMirror) -> None:
     assert await found(alice, "Why?", "So.", "And?", "Thus.") == await found(alice, "Why?", "So.") == ["c"]
 
 
+async def test_what_changes_meanwhile_is_hashed_again(alice: AccountMirror) -> None:
+    """What was hashed is what was read, and nobody who writes waits for it."""
+    await save(alice, "Why?", "So.")
+    (old,) = await missing(alice)
+    await save(alice, "Why?", "So.", "And?", "Thus.", at=1)
+    await alice.history_hashes.store(hashed(old))
+    (new,) = await missing(alice)
+    assert (len(new.tree.nodes), await found(alice, "Why?", "So.")) == (4, ["c"])
+    await alice.history_hashes.store(hashed(new))
+    assert (await missing(alice), await found(alice, "Why?", "So.", "And?", "Thus.")) == ([], ["c"])
+
+
+async def test_an_older_version_that_comes_late_takes_nothing_away(alice: AccountMirror) -> None:
+    """Two may hash the same at once."""
+    await save(alice, "Why?", "So.")
+    late = await missing(alice)
+    await save(alice, "Why?", "So.", "And?", "Thus.", at=1)
+    await hash_all(alice)
+    await alice.history_hashes.store(hashed(*late))
+    assert await found(alice, "Why?", "So.", "And?", "Thus.") == ["c"]
+    await hash_all(alice)
+    assert await missing(alice) == []
+
+
+async def test_what_has_only_changed_can_wait(alice: AccountMirror) -> None:
+    """It is found by what it was."""
+    await save(alice, "Why?", "So.")
+    await hash_all(alice)
+    await save(alice, "Why?", "So.", "And?", "Thus.", at=1)
+    await save(alice, "Who?", "I.", name="new")
+    assert [each.tree.id for each in await missing(alice, only_new=True)] == ["new"]
+    assert [each.tree.id for each in await missing(alice)] == ["c", "new"]
+
+
+async def test_what_has_changed_is_found_by_its_beginning(alice: AccountMirror) -> None:
+    """Beside those that are known to hold more: it may hold that by now, and is the one updated last."""
+    await save(alice, "Why?", "So.", "And?", "Thus.", name="long")
+    for name in ("changed", "same"):
+        await save(alice, "Why?", "So.", name=name)
+    await hash_all(alice)
+    await save(alice, "Why?", "So.", "And?", "Thus.", name="changed", at=1)
+    first, *_, last = hashes("Why?", "So.", "And?", "Thus.")
+    assert await alice.history_hashes.candidates(last, changed=first, even_local=False) == ["changed", "long"]
+
+
 async def test_the_newest_come_first_and_a_few_at_a_time(alice: AccountMirror) -> None:
     """A client goes on where the last answer was given."""
     for at, name in enumerate(("old", "new", "newest")):
         await save(alice, "Why?", "So.", name=name, at=at)
     seen = []
-    while await alice.history_hashes.bring_up_to_date(messages=2, even_local=False):
+    while await hash_all(alice, messages=2):
         seen.append(await found(alice, "Why?", "So."))
     assert seen == [["newest"], ["newest", "new"], ["newest", "new", "old"]]
 
@@ -175,6 +236,23 @@ async def test_what_is_deleted_is_not_hashed(alice: AccountMirror) -> None:
     await save(alice, "Why?", "So.")
     await alice.deletions.bury("c")
     assert await hash_all(alice) == 0
+
+
+@pytest.mark.parametrize("is_purged", [False, True])
+async def test_what_is_deleted_while_it_is_hashed_leaves_nothing(
+    alice: AccountMirror, mirror: Mirror, is_purged: bool
+) -> None:
+    """Nor does it if it is purged as well; what is brought back is hashed then."""
+    await save(alice, "Why?", "So.")
+    late = await missing(alice)
+    await alice.deletions.bury("c")
+    if is_purged:
+        await alice.deletions.purge(before=NOON + 1)
+    await alice.history_hashes.store(hashed(*late))
+    assert rows(mirror.path, "select * from history_hash") == []
+    if not is_purged:
+        await alice.deletions.undelete("c")
+        assert await hash_all(alice) == 2
 
 
 @pytest.mark.parametrize("grows", [False, True])

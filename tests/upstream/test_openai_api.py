@@ -6,9 +6,11 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from collections.abc import AsyncIterator
 from itertools import pairwise
 from typing import Any
 
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,19 +18,19 @@ from hypothesis import strategies as st
 from chatgpt_rest import chatgpt_json, errors
 from chatgpt_rest.errors import UnknownModel
 from chatgpt_rest.model import Completeness, Model, SentMessage, Turn
-from chatgpt_rest.upstream.openai_answer import CompletionAnswer
 from chatgpt_rest.upstream.openai_api import OpenAIUpstream
+from chatgpt_rest.upstream.openai_client import Reads
 from chatgpt_rest.upstream.openai_events import ChunkReader
 from chatgpt_rest.upstream.protocol import Caller
 from chatgpt_rest.upstream.simulated import Reply, SimulatedOpenAI
-from tests.house import NOON, ManualClock
+from tests.house import NOON
 from tests.upstream.far_end import (
     PROMPT_ID,
     RecordingGate,
     answering,
     chunked,
 )
-from tests.upstream.openai_end import adapter, asked, message, question
+from tests.upstream.openai_end import adapter, asked, message, question, unfilled
 
 # -------------------------------------------------------------------------------------------------------- what is sent
 
@@ -216,6 +218,43 @@ async def test_a_reader_that_leaves_ends_the_request(openai: OpenAIUpstream, api
     assert not answer.is_complete
 
 
+async def test_what_comes_at_once_is_one_step(me: Caller) -> None:
+    """However many chunks that are: each step costs as much as the whole text is long."""
+    events = b"".join(b"data: " + json.dumps(each).encode() + b"\n\n" for each in CHUNKS)
+    async with answering(chunked(events + b"data: [DONE]\n\n")).serving() as far:
+        openai = adapter(far)
+        answer, texts = await asked(openai, me)
+        await openai.aclose()
+    assert texts == ["Hé \U0001f600\\n\nend"]
+    assert answer.is_complete
+
+
+@pytest.mark.parametrize("at_once", [1, 10_000], ids=["in many reads", "in one read"])
+async def test_an_answer_that_lies_ready_lets_others_have_their_turn(at_once: int) -> None:
+    """Reading it waits for nothing, and else nobody would go on until its end."""
+    chunk = b"data: " + json.dumps(CHUNKS[0]).encode() + b"\n\n"
+    turns = 0
+
+    async def take_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def ready() -> AsyncIterator[bytes]:
+        for _ in range(10_000 // at_once):
+            yield chunk * at_once
+
+    others = asyncio.create_task(take_turns())
+    answer, deadline = unfilled(), asyncio.get_running_loop().time() + 20
+    async for read in Reads(httpx.Response(200, content=ready()), answer, deadline=deadline):
+        for each in read:
+            answer.take(each)
+    others.cancel()
+    assert chatgpt_json.text(message(answer)) == "Hé " * 10_000
+    assert turns >= 10_000 * len(chunk) // (128 * 1024)
+
+
 async def test_connections_are_used_again(me: Caller) -> None:
     """What follows `[DONE]` is read, so that the next request needs no new one."""
     chunk = b'data: {"choices": [{"delta": {"content": "Yes."}, "finish_reason": "stop"}]}\n\n'
@@ -292,10 +331,39 @@ def test_a_line_beyond_reason_is_refused() -> None:
 
 def test_a_character_in_two_pieces_is_one() -> None:
     """JSON can cut an emoji between two chunks."""
-    answer = CompletionAnswer(question(), ManualClock())
+    answer = unfilled()
     for piece in ("a\ud83d", "\ude00b", "\ud83d"):
         answer.take({"choices": [{"delta": {"content": piece}}]})
     assert chatgpt_json.text(message(answer)) == "a\U0001f600b"
+
+
+def test_an_answer_without_end_is_refused_and_what_came_is_kept() -> None:
+    """A model that raves, behind a fast server, fills no memory."""
+    answer = unfilled()
+    piece = {"choices": [{"delta": {"content": "x" * 1024 * 1024}}]}
+    for _ in range(8):
+        answer.take(piece)
+    with pytest.raises(errors.UpstreamBroken, match="longer than any answer"):
+        answer.take({"choices": [{"delta": {"content": "x"}, "finish_reason": "stop"}]})
+    assert chatgpt_json.text(message(answer)) == "x" * 8 * 1024 * 1024
+    assert not answer.is_complete
+
+
+def test_another_choice_is_no_part_of_the_answer() -> None:
+    """Nobody asked for it: the one that counts is the first, by its number or by having none."""
+    answer = unfilled()
+    answer.take({"choices": [{"index": 1, "delta": {"content": "B"}}, {"index": 0, "delta": {"content": "A"}}]})
+    answer.take({"choices": [{"index": 1, "delta": {"content": "B"}, "finish_reason": "stop"}]})
+    answer.take({"choices": [{"delta": {"content": "a"}}]})
+    assert chatgpt_json.text(message(answer)) == "Aa"
+    assert answer.finish is None
+
+
+def test_a_models_name_that_holds_the_key_is_not_taken() -> None:
+    """It would be written down, and shown to whoever reads the answer."""
+    answer = unfilled()
+    answer.take({"choices": [{"delta": {"content": "A"}}], "model": "x/sk-hunter2"})
+    assert message(answer)["metadata"]["model_slug"] == "gpt-large"
 
 
 @pytest.mark.parametrize(
@@ -305,7 +373,7 @@ def test_a_character_in_two_pieces_is_one() -> None:
 )  # fmt: skip
 def test_a_chunk_of_an_unknown_shape_is_passed_over(chunk: object) -> None:
     """It says nothing, and breaks nothing."""
-    answer = CompletionAnswer(question(), ManualClock())
+    answer = unfilled()
     answer.take(chunk)
     assert answer.nodes() == ()
     assert not answer.has_begun
@@ -316,7 +384,7 @@ def test_a_chunk_of_an_unknown_shape_is_passed_over(chunk: object) -> None:
 )
 def test_a_choice_without_words_is_a_beginning(choice: dict[str, Any]) -> None:
     """The first event names the role alone."""
-    answer = CompletionAnswer(question(), ManualClock())
+    answer = unfilled()
     answer.take({"choices": [choice], "model": 3, "usage": []})
     assert chatgpt_json.text(message(answer)) == ""
     assert not answer.is_complete

@@ -46,9 +46,9 @@ REFUSALS: list[tuple[int, object, type[errors.MirrorError], str]] = [
     (429, error("rate_limit_exceeded"), errors.UpstreamLimit, "model_cap_exceeded"),
     (429, error("insufficient_quota"), errors.UpstreamLimit, "upstream_rate_limit"),
     (429, "<html>", errors.UpstreamLimit, "model_cap_exceeded"),
-    (500, error("server_error"), errors.UpstreamBroken, "upstream_broken"),
-    (503, "<html>", errors.UpstreamBroken, "upstream_broken"),
-    (302, "", errors.UpstreamBroken, "upstream_broken"),
+    (500, error("server_error"), errors.UpstreamBroken, "upstream_refused"),
+    (503, "<html>", errors.UpstreamBroken, "upstream_refused"),
+    (302, "", errors.UpstreamBroken, "upstream_unknown_path"),
 ]
 
 
@@ -119,13 +119,13 @@ async def test_a_key_in_the_streams_error_is_taken_out(
 async def test_an_error_in_mid_stream_keeps_what_came(
     openai: OpenAIUpstream, api: SimulatedOpenAI, gate: RecordingGate, told: object, code: str
 ) -> None:
-    """It is raised while iterating, told to the gate once, and the answer is partial."""
+    """It is raised while iterating, with upstream's own words, told to the gate once, and the answer is partial."""
     api.replies.append(Reply("one two three", error_after=2, error=told))
     async with openai.ask(Caller("me", Secret(api.key), gate), question()) as answer:
         with pytest.raises(UpstreamError) as raised:
             async for _ in answer:
                 pass
-    assert raised.value.code == code
+    assert (raised.value.code, raised.value.body) == (code, {"error": told})
     assert chatgpt_json.text(message(answer)) == "one two "
     assert not answer.is_complete
     assert len(gate.refusals) == 1

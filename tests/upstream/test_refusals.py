@@ -72,7 +72,7 @@ def refused(status: int, said: object, **headers: str) -> UpstreamError:
         (500, b"Internal Server Error", UpstreamBroken, "upstream_broken"),
         (502, PAGE, UpstreamBroken, "upstream_broken"),
         (503, b"upstream connect error", UpstreamBroken, "upstream_broken"),
-        (302, b"", UpstreamBroken, "upstream_broken"),
+        (302, b"", UpstreamBroken, "upstream_unknown_path"),
     ],
 )
 def test_a_refusal_is_told_by_its_words_and_then_by_its_status(
