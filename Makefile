@@ -29,7 +29,7 @@ run: $(BUILT)  ## the real server, as config.toml says
 
 # -X dev without its slow memory hooks: nothing here is written in C. A process a core: each test has its own folder and ports.
 test: $(BUILT) browser  ## every test, with coverage
-	@PYTHONMALLOC=pymalloc $(PY) -X dev -m pytest -n auto --cov --cov-report=term
+	@PYTHONMALLOC=pymalloc $(PY) -X dev -m pytest -n auto --maxschedchunk 8 --cov --cov-report=term
 
 # Where it cannot be installed the browser tests are skipped, by name.
 browser:  ## install Chromium for the browser tests, if it is missing

@@ -180,7 +180,7 @@ async def running(config: Config, *, clock: Clock, upstream: Upstream | None = N
 def build_upstream(config: Config, clock: Clock) -> Upstream:
     """The upstream that is configured. Nothing is contacted yet. Raises StartError where it is this server."""
     told = config.upstream
-    if _is_itself(config):
+    if told.kind == "openai" and _is_itself(config):
         raise StartError(
             f"{config.file}: [upstream] base_url is the address of this server itself: it would ask itself for ever"
         )
