@@ -314,11 +314,13 @@ class World:
         match how:
             case "grow":
                 there = self._arrive(asking)
+                self._follow(asking, there)
                 asking.words += 2
                 await asks.grow(asking.id, [_answer(asking)], conversation_id=there.id, title=None)
                 return
             case "end" | "break":
                 there = self._arrive(asking)
+                self._follow(asking, there)
                 asking.words += 1
                 there.touch()  # the last word is a change, too
                 state = AskState.ANSWERED if how == "end" else AskState.INCOMPLETE
@@ -334,6 +336,15 @@ class World:
             case _:
                 return
         self.asking.remove(asking)
+
+    def _follow(self, asking: Asking, there: SimConversation) -> None:
+        """What was deleted before upstream had named it stays so under the name that it gets now."""
+        deleted = self.rows(
+            "select conversation.id from ask join conversation on conversation.id = ask.conversation "
+            f"where ask.id = '{asking.id}' and is_local = 1 and deleted_at is not null"
+        )
+        if deleted:
+            self.buried.add(there.id)
 
     def _arrive(self, asking: Asking) -> SimConversation:
         """Upstream has the prompt now, and its own answer is whole from the start; only the stream takes its time."""
