@@ -59,6 +59,9 @@ def main() -> None:
 
 def _answer(line: str) -> str:
     body = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True).stdout
+    if body.startswith("data: "):  # a stream: its first words
+        chunks = [json.loads(event[6:])["choices"][0] for event in body.split("\n\n")[1:4]]
+        return "\n".join([*(f"data: {{… {json.dumps(chunk, ensure_ascii=False)} …}}" for chunk in chunks), "…"])
     if not body.startswith(("{", "[")):  # a file: how it begins
         return "\n".join([line[:COLUMNS] for line in body.splitlines()[:LINES]] + ["…"])
     text = json.dumps(json.loads(body), ensure_ascii=False)
